@@ -1,0 +1,30 @@
+# Every target makes what it needs, from a fresh clone on: venv, pinned install, run.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+
+.PHONY: table1 test reports site bench clean
+
+table1: $(VENV)/dev           ## the leaderboard at reduced resolution -> reports/tables/table1.html
+	$(BIN)/pansharp-nb run table1
+
+test: $(VENV)/dev             ## everything CI checks
+	$(BIN)/python -m pytest
+
+reports: $(VENV)/dev          ## all reports
+	for nb in nbs/tables/*.ipynb; do $(BIN)/pansharp-nb run $$(basename $$nb .ipynb) || exit 1; done
+
+site: $(VENV)/site            ## the pages as a web site -> reports/site/index.html
+	$(BIN)/python -m sphinx -qW -b html nbs reports/site
+
+bench: $(VENV)/dev            ## timings beside a plain NumPy/SciPy or peer version, in one run
+	for f in benchmarks/*.py; do $(BIN)/python $$f || exit 1; done
+
+$(VENV)/%: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev$(if $(filter site,$*),$(comma)site)]'
+	touch $@
+comma := ,
+
+clean:
+	rm -rf $(VENV) build *.egg-info reports/site reports/smoke
