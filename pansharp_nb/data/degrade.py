@@ -10,6 +10,7 @@ __all__ = ['fir', 'pad', 'ratio', 'decimate', 'mtf_kernel', 'mtf_filter', 'mtf',
 import math
 import numpy as np, torch, torch.nn.functional as F
 from functools import lru_cache
+from scipy.fft import next_fast_len
 from torch import Tensor
 from .sensors import sensor as as_sensor
 
@@ -30,7 +31,7 @@ def fir(
     "Valid polyphase correlation along one axis."
     P,T = w.shape[-2:]
     steps = (x.shape[dim]-T)//s + 1
-    K = min(steps, max(16//s, 4) if P>1 else 32)
+    K = min(steps, max(32//s//P, 8))
     nb = -(-steps//K)
     short = (nb*K-1)*s + T - x.shape[dim]
     if short>0: x = F.pad(x, (0, short) if dim==-1 else (0, 0, 0, short))
@@ -102,13 +103,34 @@ def mtf_kernel(
     return h*np.interp(rad, u, np.kaiser(size, .5))*(rad<=1)
 
 # %% ../../nbs/data/degrade.ipynb #4dbac805
-@lru_cache(maxsize=256)
-def _terms(gain, r, n, tol): # signed separable terms u uT of the (symmetric) kernel
-    lam,u = np.linalg.eigh(mtf_kernel(gain, r, n=n))
-    keep = np.argsort(-abs(lam))[:max(1, (abs(lam)>tol*abs(lam).max()).sum())]
-    return lam[keep], u[:, keep]
+def _mtf_full(x, gains, r, n): # valid correlation of each band with its 41 x 41 kernel
+    H,W = x.shape[-2]-40,x.shape[-1]-40
+    S = min(H, max(88, 2**20//x.shape[1]//W//len(x)))
+    size = [next_fast_len(k+40, real=True) for k in (S, W)]
+    k = torch.from_numpy(np.stack([mtf_kernel(float(g), r, n=n) for g in gains])).to(x)
+    k = torch.fft.rfft2(k.flip(-2, -1), s=size)
+    def strip(i): return torch.fft.irfft2(torch.fft.rfft2(x[..., i:i+S+40, :], s=size)*k, s=size)
+    return torch.cat([strip(i)[..., 40:40+min(S, H-i), 40:40+W] for i in range(0, H, S)], -2)
 
 # %% ../../nbs/data/degrade.ipynb #6c97be38
+@lru_cache(maxsize=256)
+def _terms(gain, r, n, R): # the R largest separable terms of the (symmetric) kernel: taps, signed taps (R, 41)
+    lam,u = np.linalg.eigh(mtf_kernel(gain, r, n=n))
+    order = np.argsort(-abs(lam))[:R]
+    u = u[:, order].T
+    return u, u*lam[order, None]
+
+def _mtf_down(x, gains, r, n):
+    u,ul = (torch.from_numpy(np.stack(t)).to(x)
+        for t in zip(*[_terms(float(g), r, n, 14 if x.dtype==torch.float64 else 6) for g in gains]))
+    R,rows = u.shape[1],(x.shape[-2]-41)//r + 1
+    S = max(8, 2**18//(len(x)*x.shape[1]*x.shape[-1]))
+    def strip(i):
+        z = fir(x[..., i*r:(min(i+S, rows)-1)*r+41, :], u, r, -1).unflatten(-1, (-1, R))
+        return fir(z.movedim(-1, 2).flatten(1, 2), ul.flatten(0, 1)[:, None], r, -2).unflatten(1, (-1, R)).sum(2)
+    return torch.cat([strip(i) for i in range(0, rows, S)], -2)
+
+# %% ../../nbs/data/degrade.ipynb #b08b56e0
 def mtf_filter(
     x:Tensor,       # `(B, C, H, W)`
     gains,          # one gain a band
@@ -118,19 +140,9 @@ def mtf_filter(
 )->Tensor:          # `(B, C, H, W)`, or `(B, C, H/r, W/r)`
     "Correlate each band with its MTF kernel, border replicated."
     if len(gains)!=x.shape[1]: raise ValueError(f'{x.shape[1]} bands but {len(gains)} MTF gains')
-    tol = 1e-15 if x.dtype==torch.float64 else 1e-7
-    terms = [_terms(float(g), r, n, tol) for g in gains]
-    R = max(len(t[0]) for t in terms)
-    s,off = (r,r//2) if down else (1,0)
-    lo,hi = 20-off, 20
-    z = pad(pad(x, (20, 20), -1, 'replicate'), (20, 20), -2, 'replicate')[..., off:, off:]
-    out = 0
-    for i in range(R):
-        u = np.stack([t[1][:, i] if i<len(t[0]) else np.zeros(41) for t in terms])
-        l = np.array([t[0][i] if i<len(t[0]) else 0 for t in terms])
-        rows = fir(z, torch.from_numpy(u)[:, None], s, -1)
-        out = out + fir(rows, torch.from_numpy(u*l[:, None])[:, None], s, -2)
-    return out
+    o = r//2 if down else 0
+    for dim in (-1, -2): x = pad(x, (20, 20), dim, 'replicate').narrow(dim, o, x.shape[dim]+40-o)
+    return (_mtf_down if down else _mtf_full)(x, gains, r, n)
 
 # %% ../../nbs/data/degrade.ipynb #db73c156
 def mtf(x:Tensor, sensor, r:int=4, down:bool=False)->Tensor:
