@@ -126,7 +126,7 @@ def gather(
     wanted = None if sensors=='all' else [as_sensor(s.strip()).name for s in sensors.split(',')]
     folder = scenes_dir() if scenes=='auto' else Path(scenes) if Path(scenes).is_dir() else None
     if scenes=='made-up' or (scenes=='auto' and folder is None):
-        return [made_up(s, size, seed) for s in wanted or ('QB', 'IKONOS', 'WV2', 'WV3')], []
+        return [made_up(s, size, seed+i) for i,s in enumerate(wanted or ('QB', 'IKONOS', 'WV2', 'WV3'))], []
     files = sorted(folder.glob('*.nc')) if folder else [Path(f) for f in scenes.split(',')]
     test = [f for f in files if not folder or _is_test(f)]
     found = [(_test_part(open_scene(f)), f) for f in test]

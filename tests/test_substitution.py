@@ -95,6 +95,19 @@ def test_inputs_are_left_alone(name):
     assert (x-methods[name](m.contiguous(), p.contiguous(), 'QB')).abs().max() < 1e-8
 
 @one_name
+def test_ratio_one_and_autograd(name):
+    "Results overwrite EXP in place: not where EXP is the input itself, nor where a gradient is wanted."
+    ms,pan = images(4, 16, 16, r=1)
+    m = ms.clone()
+    methods[name](ms, pan, 'generic')
+    assert (ms==m).all()
+    ms,pan = [x.requires_grad_() for x in images(4, 16, 16)]
+    labels = torch.ones(1, 64, 64, dtype=int)
+    x = (partial(c_gsa, labels=labels) if name=='C-GSA' else methods[name])(ms, pan, 'generic')
+    x[..., 20:40, 20:40].square().sum().backward()
+    assert all(v.grad.isfinite().all() and v.grad.abs().max()>0 for v in (ms, pan))
+
+@one_name
 @both_types
 @pytest.mark.parametrize('what', ['both', 'pan', 'ms', 'zero', 'one band', 'twins'])
 def test_flat_images(name, dtype, what):
@@ -163,3 +176,7 @@ def test_door(name, fault, says):
     if fault=='nan': pan[0, 0, 3, 3] = torch.nan
     if fault=='ratio': pan = pan[..., :48, :48]
     with pytest.raises(ValueError, match=says): methods[name](ms, pan, 'IKONOS')
+
+def test_c_gsa_wants_labels_at_pan_size():
+    ms,pan = images(4, 16, 16)
+    with pytest.raises(ValueError, match='one a PAN pixel'): c_gsa(ms, pan, labels=torch.ones(1, 16, 16, dtype=int))

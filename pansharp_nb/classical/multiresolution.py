@@ -40,19 +40,30 @@ def inject(
     P:Tensor,  # PAN `(B, 1, H, W)`
     PL:Tensor, # its low-pass `(B, C or 1, H, W)`
     g,         # gains, number or `(B, C, 1, 1)` or `(B, C, H, W)`
-    c=0,       # offsets of `g*P + c`
+    c=0,       # offsets of `g*P + c`, number or `(B, C, 1, 1)`
     s=1        # what the low-pass makes of 1
 )->Tensor:     # `(B, C, H, W)`
     "Add the detail of `g*P + c`."
-    return torch.addcmul(M, P-PL, torch.as_tensor(g).to(M)).add_(c*(1-s))
+    def f(M, P, PL, g): return torch.addcmul(M, P-PL, g).add_(c*(1-s))
+    return _strips(f, M, P, PL, torch.as_tensor(g).to(M))
 
 # %% ../../nbs/classical/multiresolution.ipynb #41b13011
 eps = torch.finfo(torch.float64).eps
 
 def modulate(M:Tensor, P:Tensor, PL:Tensor, g, c, s=1)->Tensor:
     "Multiply by `g*P + c` over its low-pass; arguments as in `inject`."
-    g,c = torch.as_tensor(g).to(M),torch.as_tensor(c).to(M)
-    return (M*torch.addcmul(c, g, P)).div_(torch.addcmul(c*s+eps, g, PL))
+    c = torch.as_tensor(c).to(M)
+    def f(M, P, PL, g): return M*torch.addcmul(c, g, P)/torch.addcmul(c*s+eps, g, PL)
+    return _strips(f, M, P, PL, torch.as_tensor(g).to(M))
+
+# %% ../../nbs/classical/multiresolution.ipynb #1b0d7516
+def _strips(f, M, *xs): # `f` by strips of rows
+    H,n = M.shape[2],max(2**18//M[:, :, 0].numel(), 1)
+    if n>=H: return f(M, *xs)
+    def rows(x, i): return x[..., i:i+n, :] if x.dim()>2 and x.shape[-2]==H else x
+    out = torch.empty_like(M)
+    for i in range(0, H, n): out[:, :, i:i+n] = f(*(rows(x, i) for x in (M, *xs)))
+    return out
 
 # %% ../../nbs/classical/multiresolution.ipynb #7c2677e0
 def _flat(x): return std(x) <= 1e-6*mean(x).abs() # no contrast beyond rounding

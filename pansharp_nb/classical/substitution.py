@@ -13,12 +13,12 @@ from .injection import cov, equalise, mean, std
 from ..data.degrade import decimate, imresize, interp23tap, lp_gauss, lp_wavelet, mtf, mtf_pan, ratio
 
 # %% ../../nbs/classical/substitution.ipynb #36293672
-def _door(ms, pan): # ratio, and the bands at PAN's size
+def _door(ms, pan): # ratio, and the bands at PAN's size, in memory of their own
     r = ratio(ms, pan)
     if not ms.is_floating_point() or ms.dtype!=pan.dtype:
         raise ValueError(f'MS is {ms.dtype}, PAN {pan.dtype}: make both float32 or both float64')
     if not (ms.sum()+pan.sum()).isfinite(): raise ValueError('MS or PAN holds NaN or infinity: fill those pixels first')
-    return r, interp23tap(ms, r)
+    return r, interp23tap(ms, r) if r>1 else ms.clone()
 
 # %% ../../nbs/classical/substitution.ipynb #aeafcacc
 def _normal(H, Y): # normal equations of Y `(B, T, H, W)` on H `(B, K, H, W)`: `(B, K, K)` and `(B, K, T)`, float64
@@ -39,6 +39,10 @@ def _matched(pan, I): # `equalise`, safe for flat images
     flat = std(pan) <= 1e-6*mean(pan).abs()
     return equalise(pan, I).where(~flat, mean(I))
 
+# %% ../../nbs/classical/substitution.ipynb #7be31f6d
+def _add(M, g, d): return torch.addcmul(M, g, d, out=None if d.requires_grad else M)
+def _scale(M, s): return torch.mul(M, s, out=None if s.requires_grad else M)
+
 # %% ../../nbs/classical/substitution.ipynb #fa121e31
 def ihs(
     ms:Tensor,  # `(B, C, h, w)`, digital numbers
@@ -57,14 +61,14 @@ def brovey(ms:Tensor, pan:Tensor, sensor=None)->Tensor:
     "Brovey transform (Gillespie et al., Remote Sensing of Environment 1987)."
     _,M = _door(ms, pan)
     I = M.mean(1, keepdim=True)
-    return M*(_matched(pan, I)/(I+eps))
+    return _scale(M, _matched(pan, I)/(I+eps))
 
 # %% ../../nbs/classical/substitution.ipynb #4c2927c6
 def gs(ms:Tensor, pan:Tensor, sensor=None)->Tensor:
     "Gram-Schmidt (Laben and Brower, US patent 6 011 875, 2000)."
     _,M = _door(ms, pan)
     I = M.mean(1, keepdim=True)
-    return torch.addcmul(M, _gain(I, M), _matched(pan, I)-I)
+    return _add(M, _gain(I, M), _matched(pan, I)-I)
 
 # %% ../../nbs/classical/substitution.ipynb #33b2b5f5
 def _pc1(Z): # loadings `(B, C, 1, 1)` of centred bands
@@ -78,7 +82,7 @@ def pca(ms:Tensor, pan:Tensor, sensor=None)->Tensor:
     Z = M - mean(M)
     v = _pc1(Z)
     I = combine(Z, v)
-    return torch.addcmul(M, v, _matched(pan, I)-I)
+    return _add(M, v, _matched(pan, I)-I)
 
 # %% ../../nbs/classical/substitution.ipynb #511b7548
 def gsa(ms:Tensor, pan:Tensor, sensor=None)->Tensor:
@@ -86,7 +90,7 @@ def gsa(ms:Tensor, pan:Tensor, sensor=None)->Tensor:
     r,M = _door(ms, pan)
     w,_ = regress(decimate(lp_wavelet(pan, r), r), ms)
     I = combine(M, w)
-    return torch.addcmul(M, _gain(I, M), (pan-mean(pan)) - (I-mean(I)))
+    return _add(M, _gain(I, M), (pan-mean(pan)) - (I-mean(I)))
 
 # %% ../../nbs/classical/substitution.ipynb #7e018bad
 def c_gsa(
@@ -99,8 +103,10 @@ def c_gsa(
     r,M = _door(ms, pan)
     I = combine(M, *regress(lp_gauss(pan, r, down=True), ms))
     if labels is None: labels = clusters(M, k, seed)
+    want = (len(M), *M.shape[-2:])
+    if labels.shape!=want: raise ValueError(f'labels are {tuple(labels.shape)}: want one a PAN pixel, {want}')
     g = cluster_gains(I.double(), M.double(), labels).to(M)
-    return torch.addcmul(M, g, pan-I)
+    return _add(M, g, pan-I)
 
 # %% ../../nbs/classical/substitution.ipynb #51b10077
 def bt_h(ms:Tensor, pan:Tensor, sensor=None)->Tensor:
@@ -155,7 +161,7 @@ def nnls(
         bad = on & (z<=0)
         t = (x/(x-z).clamp_min(1e-300)).where(bad, 1)
         a = t.amin(-1, keepdim=True)
-        on &= ~(bad & (t<=a))
+        on = on & ~(bad & (t<=a))
         x = torch.lerp(x, z, a)*on
         w = b - (A @ x[..., None])[..., 0]
         best,i = w.masked_fill(on | bad.any(-1, keepdim=True), -math.inf).max(-1, keepdim=True)
@@ -164,15 +170,16 @@ def nnls(
     return x/s
 
 # %% ../../nbs/classical/substitution.ipynb #6e0c23db
+def _solve_pc(A, b): # as `_solve`, bands <= 0 <= PAN
+    sign = A.new_tensor([-1.]*(A.shape[-1]-1) + [1.])
+    A,b = A*sign*sign[:, None],(b*sign[:, None]).mT
+    g = nnls(A.repeat_interleave(b.shape[1], 0), b.flatten(0, 1)).view_as(b)
+    return g.mT*sign[:, None]
+
 def bdsd_pc(ms:Tensor, pan:Tensor, sensor)->Tensor:
     "BDSD with physical constraints (Vivone, IEEE TGRS 2019)."
     M,H,Y = _scale_down(ms, pan, sensor)
-    sign = H.new_tensor([-1.]*ms.shape[1] + [1.]).double()
-    A,b = _normal(H, Y)
-    A,b = A*sign*sign[:, None],b*sign[:, None]
-    C = Y.shape[1]
-    g = nnls(A.repeat_interleave(C, 0), b.mT.flatten(0, 1)).unflatten(0, (-1, C)).mT
-    return _inject(M, pan, g*sign[:, None])
+    return _inject(M, pan, _solve_pc(*_normal(H, Y)))
 
 # %% ../../nbs/classical/substitution.ipynb #b4b22d75
 def _fit(Y, X): # least-squares image of each band of Y in the span of X and a constant
@@ -199,7 +206,7 @@ def pracs(
     s = std(M)
     w = beta*_corr(Ib, M)*s/s.mean(1, keepdim=True).clamp_min(eps)
     local = 1 - (1-_corr(I, M)*M/(Ib+eps)).abs()
-    return torch.addcmul(M, w*local, d-mean(d))
+    return _add(M, w*local, d-mean(d))
 
 # %% ../../nbs/classical/substitution.ipynb #f1938f08
 # chkstyle: skip

@@ -6,8 +6,7 @@
 __all__ = ['uqi_blocks', 'd_lambda', 'coarse_pan', 'd_s', 'd_s_v1', 'qnr', 'd_lambda_k', 'hqnr', 'd_s_r', 'noreference_metrics']
 
 # %% ../../nbs/metrics/noreference.ipynb #26d04814
-import torch
-import torch.nn.functional as F
+import torch, torch.nn.functional as F
 from torch import Tensor
 from ..data.degrade import imresize, interp23tap, mtf, mtf_filter, ratio
 from ..data.sensors import sensor as as_sensor

@@ -34,7 +34,7 @@ def strips(
     B,_,H,W = z[0].shape
     room = 2**(18 if z[0].device.type=='cpu' else 25)//(W*sum(a.shape[1] for a in z))
     n = min(max(room//(halo+64), 1), B)
-    k = max(room//n-halo, 32)//step*step or step
+    k = max(room//n-halo, 2*halo, 32)//step*step or step
     def one(zs): return join([f(*(a[..., s:s+k+halo, :] for a in zs)) for s in range(0, H-halo, k)])
     return torch.cat([one(zs) for zs in zip(*(a.split(n) for a in z))])
 
@@ -198,15 +198,18 @@ def _box(z, n): # sums over n x n windows, n a power of two
 
 # %% ../../nbs/metrics/reference.ipynb #dfca7dd0
 def _dense(z, pairs, n): # z (B, K, h, W); pairs of slices of the K planes
-    e,c = _tiny(z),z.mean((2, 3), keepdim=True)
-    z = (z-c)/n
-    m = _box(z, n)/n
-    v,M = _box(z*z, n)-m*m+e,m+c
-    M2 = M*M+e
+    e,N = z.new_tensor(_tiny(z)),n*n
+    c = z.mean((2, 3), keepdim=True)
+    z = z-c
+    s = _box(z, n)
+    v = torch.addcmul(_box(z*z, n), s, s, value=-1/N).add_(e)
+    m = torch.add(c, s, alpha=1/N)
+    m2 = torch.addcmul(e, m, m)
     def q(i, j):
-        c = _box(z[:, i]*z[:, j], n)-m[:, i]*m[:, j]
-        return (c+e)*(M[:, i]*M[:, j]+e)/((v[:, i]+v[:, j])*(M2[:, i]+M2[:, j]))
-    return 4*torch.cat([q(i, j).sum((2, 3)) for i,j in pairs], 1)
+        c = torch.addcmul(_box(z[:, i]*z[:, j], n), s[:, i], s[:, j], value=-1/N).add_(e)
+        c = c*torch.addcmul(e, m[:, i], m[:, j])
+        return (c/((v[:, i]+v[:, j])*(m2[:, i]+m2[:, j]))).sum((2, 3))
+    return 4*torch.cat([q(i, j) for i,j in pairs], 1)
 
 # %% ../../nbs/metrics/reference.ipynb #1d9f4c57
 def uqi_sliding(
@@ -235,8 +238,7 @@ def block_stats(
         o = u[..., :1].clone()
         u -= o
         m = u.mean(-1, keepdim=True)
-        u -= m
-        return torch.cat([m+o, u @ u.mT/block**2], -1)
+        return torch.cat([m+o, u @ u.mT/block**2-m*m.mT], -1)
     s = strips(one, *z, halo=block-step, step=step, join=lambda t: torch.cat(t, 1))
     return s[..., 0],s[..., 1:]
 
