@@ -3,7 +3,8 @@
 PAN 1024 x 1024, MS 256 x 256 x 4, float32, two threads. The plain versions are written as public Python toolboxes write
 them: zero-stuffing, `ndimage.correlate` and loops over bands, in float64. Runs are interleaved; a ratio is the median over rounds.
 """
-import sys, time
+import os, sys, time
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive') # else waiting threads spin, and a busy machine shows nothing but that
 import numpy as np, torch
 from scipy import ndimage
 from pansharp_nb.classical.substitution import brovey, gs, gsa

@@ -228,21 +228,21 @@ def test_batch_is_image_by_image_without_reference(C):
             one = nr.noreference_metrics(noisy(hr)[i:i+1], ms[i:i+1], pan[i:i+1], 'none', protocol)
             for k,v in one.items(): assert torch.allclose(got[k][i], v[0], atol=1e-12), k
 
-def test_strips_change_nothing(monkeypatch):
-    "Thin strips, one image at a time, against the whole batch in one piece."
-    y = smooth(3, 4, 160, 96)
+def test_tiles_change_nothing(monkeypatch):
+    "Small tiles, few images at a time, against the whole batch in one piece."
+    y = smooth(3, 4, 160, 600)
     x,pan = noisy(y),y.mean(1, keepdim=True)
     def scores(): return [*rf.reference_metrics(x, y).values(), rf.ag(x), nr.d_s_r(x, pan), nr.d_lambda(x, y, sliding=True), nr.d_s(x, y, pan)]
     many = scores()
     def whole(f, *z, halo=0, step=1, join=sum): return join([f(*z)])
-    for m in (rf, nr): monkeypatch.setattr(m, 'strips', whole)
+    for m in (rf, nr): monkeypatch.setattr(m, 'tiles', whole)
     for a,b in zip(many, scores()): assert torch.allclose(a, b, rtol=1e-11, atol=1e-13)
 
-def test_strips_cover_every_row_once():
-    for H,W,halo,step in ((1000, 700, 0, 1), (1000, 700, 31, 1), (1024, 700, 0, 32), (77, 90000, 10, 1)):
+def test_tiles_cover_every_pixel_once():
+    for H,W,halo,step in ((1000, 700, 0, 1), (1000, 700, 31, 1), (1024, 700, 0, 32), (77, 9000, 10, 1), (3000, 40, 31, 1)):
         z = torch.ones(2, 1, H, W)
-        count = rf.strips(lambda z: (z[..., halo:, :] if halo else z).sum((2, 3)), z, halo=halo, step=step)
-        assert torch.equal(count, torch.full((2, 1), float((H-halo)*W)))
+        count = rf.tiles(lambda z: z[..., halo:, halo:].sum((2, 3)), z, halo=halo, step=step)
+        assert torch.equal(count, torch.full((2, 1), float((H-halo)*(W-halo))))
 
 def test_perfect_and_flat():
     best = dict(Q2n=1, Qavg=1, SAM=0, ERGAS=0, SCC=1, PSNR=math.inf, SSIM=1, CC=1, RMSE=0, RASE=0)

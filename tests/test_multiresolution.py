@@ -13,8 +13,7 @@ def given(reference, name, kind, dtype=torch.float64):
     labels = torch.from_numpy(np.load(d/'kmeans_labels_5.npy'))[None]
     return load(d/'I_MS_LR.npy', dtype), load(d/'I_PAN.npy', dtype), dict(labels=labels)
 
-def fuse(method, ms, pan, sensor, kw):
-    return methods[method](ms, pan, sensor, **(kw if method=='C-MTF-GLP-CBD' else {}))
+def fuse(method, *images, kw): return methods[method](*images, **(kw if method=='C-MTF-GLP-CBD' else {}))
 
 def some(r=4, C=4, h=25, w=29, B=1, seed=0, dtype=torch.float64):
     "A small textured scene with MS sides of any parity."
@@ -29,7 +28,7 @@ def test_toolbox(reference, name, kind, method):
     "Float64: only the float32 storage of the reference arrays (half a step is 1.2e-4 above 1024 DN) is left."
     ms,pan,kw = given(reference, name, kind)
     want = load(reference/name/kind/'crop64'/f'{method}.npy')
-    assert (fuse(method, ms, pan, name, kw)[..., :64, :64]-want).abs().max() < 5e-4
+    assert (fuse(method, ms, pan, name, kw=kw)[..., :64, :64]-want).abs().max() < 5e-4
 
 @pytest.mark.parametrize('name', ['WV2', 'IKONOS'])
 def test_toolbox_exp(reference, name):
@@ -41,7 +40,7 @@ def test_toolbox_exp(reference, name):
 def test_toolbox_whole_image(reference, name, method):
     ms,pan,kw = given(reference, name, 'rr')
     want = load(reference/name/'rr'/f'fused_{method}.npy')
-    assert (fuse(method, ms, pan, name, kw)-want).abs().max() < 5e-4
+    assert (fuse(method, ms, pan, name, kw=kw)-want).abs().max() < 5e-4
 
 @pytest.mark.parametrize('name,kind', scenes_)
 @pytest.mark.parametrize('method', old)
@@ -58,8 +57,8 @@ def test_float32(reference, name, kind, method):
     """Rounding is 6e-5 DN a step at 1024 DN and some tens of steps add up: 5e-3. Modulation divides by `E_L`, which crosses zero in
     a few dark pixels of WV2: they may be farther off, a pole is a pole in any precision. One pixel in 20000 at most."""
     ms,pan,kw = given(reference, name, kind)
-    x = fuse(method, ms, pan, name, kw)
-    y = fuse(method, ms.float(), pan.float(), name, kw)
+    x = fuse(method, ms, pan, name, kw=kw)
+    y = fuse(method, ms.float(), pan.float(), name, kw=kw)
     assert y.dtype==torch.float32
     off = (x-y).abs()
     assert (off>5e-3).double().mean() <= 5e-5

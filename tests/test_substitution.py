@@ -3,7 +3,8 @@ import numpy as np, pytest, torch
 from functools import partial
 from scipy.optimize import nnls as scipy_nnls
 from pansharp_nb.classical.injection import clusters
-from pansharp_nb.classical.substitution import c_gsa, methods, nnls, papers
+from pansharp_nb.classical.injection import nnls
+from pansharp_nb.classical.substitution import c_gsa, methods, papers
 from pansharp_nb.data.degrade import interp23tap, lp_gauss
 from pansharp_nb.data.sensors import sensor
 from conftest import load

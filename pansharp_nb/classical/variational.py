@@ -10,18 +10,9 @@ __all__ = ['tv_sets', 'methods', 'papers', 'details', 'patch_grid', 'patches', '
 # %% ../../nbs/classical/variational.ipynb #3d838d6f
 import torch, torch.nn.functional as F
 from torch import Tensor
-from .injection import equalise, mean, std
-from .substitution import nnls
+from .injection import checked, equalise, nnls
 from ..data.degrade import decimate, imresize, interp23tap, mtf, mtf_filter, mtf_kernel, ratio
 from ..data.sensors import sensor as as_sensor
-
-# %% ../../nbs/classical/variational.ipynb #220da2e6
-def _door(ms, pan): # ratio
-    r = ratio(ms, pan)
-    if not ms.is_floating_point() or ms.dtype!=pan.dtype:
-        raise ValueError(f'MS is {ms.dtype}, PAN {pan.dtype}: make both float32 or both float64')
-    if not (ms.sum()+pan.sum()).isfinite(): raise ValueError('MS or PAN holds NaN or infinity: fill those pixels first')
-    return r
 
 # %% ../../nbs/classical/variational.ipynb #a71674c8
 def details(
@@ -31,8 +22,7 @@ def details(
     r:int=4     # ratio
 ):              # `dm (B, C, h, w)`, `dp (B, C, H, W)`, `dl (B, C, h, w)`
     "What the camera's blur takes away from MS, and from PAN at both scales (Vicinanza et al. 2015)."
-    flat = std(pan) <= 1e-6*mean(pan).abs()
-    e = equalise(pan, exp).where(~flat, mean(exp))
+    e = equalise(pan, exp)
     dp = e - imresize(mtf(e, sensor, r, down=True), r)
     return decimate(exp-mtf(exp, sensor, r), r), dp, mtf(dp, sensor, r, down=True)
 
@@ -101,7 +91,7 @@ def sr_d(
     atoms:int=10   # PAN patches that make up one MS patch
 )->Tensor:         # `(B, C, H, W)`
     "Sparse representation of injected details (Vicinanza et al., IEEE GRSL 2015)."
-    r = _door(ms, pan)
+    r = checked(ms, pan)
     B,C,h,w = ms.shape
     if min(h, w)<T: raise ValueError(f'SR-D cuts patches of {T} px: MS is {h} x {w} px, too small')
     dtype,ms,pan = ms.dtype,ms.double(),pan.double()
@@ -190,7 +180,7 @@ def tv(
     toolbox:bool=True   # the toolbox's numbers; False corrects its two slips
 )->Tensor:              # `(B, C, H, W)`
     "Total-variation pansharpening (Palsson et al., IEEE GRSL 2014)."
-    _door(ms, pan)
+    checked(ms, pan)
     p = tv_parameters(sensor, ms.shape[1], weights=weights, alpha=alpha, lam=lam, iters=iters)
     for x in tv_steps(ms, pan, **p, toolbox=toolbox): pass
     return x
@@ -295,7 +285,7 @@ def cnmf(
     **steps        # `rounds`, `steps`, `start`, `delta` of `cnmf_steps`
 )->Tensor:         # `(B, C, H, W)`, never negative
     "Coupled non-negative matrix factorisation (Yokoya et al., IEEE TGRS 2012)."
-    _door(ms, pan)
+    checked(ms, pan)
     most = ms.shape[1]+1
     if p is not None and not 2<=p<=most: raise ValueError(f'p={p}: {most-1} bands tell 2 to {most} materials apart')
     for x in cnmf_steps(ms, pan, sensor, p or most, **steps): pass

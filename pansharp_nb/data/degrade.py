@@ -187,8 +187,12 @@ def interp23tap(
     if r&(r-1): raise ValueError(f'interp23tap doubles: ratio {r} is not a power of two')
     w,back = _interp_taps(r)
     w = torch.from_numpy(w)
-    for dim in (-2, -1): x = fir(pad(x, (back, w.shape[1]-1-back), dim, 'circular'), w, 1, dim)
-    return x
+    def up(z):
+        for dim in (-2, -1): z = fir(pad(z, (back, w.shape[1]-1-back), dim, 'circular'), w, 1, dim)
+        return z
+    planes = x.flatten(0, 1)[:, None]
+    few = max(1, 2**20//(r*r*planes[0].numel()))
+    return torch.cat([up(z) for z in planes.split(few)]).view(*x.shape[:2], *(r*n for n in x.shape[-2:]))
 
 # %% ../../nbs/data/degrade.ipynb #4a44e96b
 def _cubic(t):

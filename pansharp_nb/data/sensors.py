@@ -76,7 +76,7 @@ def _subset(s, bands):
 _generic = _default('generic', _four)
 
 def _find(name):
-    key = aliases.get(''.join(c for c in str(name).lower() if c.isalnum()))
+    key = aliases.get(''.join(c for c in name.lower() if c.isalnum())) if isinstance(name, str) else None
     known = ', '.join(sensors)
     if key is None: raise ValueError(f"unknown sensor {name!r}: choose {known}, or 'generic' for default MTF gains")
     return sensors.get(key, _generic)

@@ -10,12 +10,12 @@ import torch, torch.nn.functional as F
 from torch import Tensor
 from ..data.degrade import imresize, interp23tap, mtf, mtf_filter, ratio
 from ..data.sensors import sensor as as_sensor
-from .reference import block_stats, q_index, q2n, strips, uqi_sliding
+from .reference import block_stats, q_index, q2n, tiles, uqi_sliding
 
 # %% ../../nbs/metrics/noreference.ipynb #2f4bbb64
 def _fit(z, n): # crop to a multiple of n
     H,W = z.shape[-2:]
-    if min(H, W)<n: raise ValueError(f'{H} x {W} px do not hold one block of {n}: take a larger image or a smaller block')
+    if min(H, W)<n: raise ValueError(f'{H} x {W} px do not hold one block of {n}: larger image, smaller block')
     return z[..., :H//n*n, :W//n*n]
 
 def uqi_blocks(
@@ -34,7 +34,7 @@ def _whole(*z): # mean (B, K) and covariance (B, K, K) over the whole image
     def f(z, m):
         u = (z-m).flatten(2)
         return u @ u.mT
-    return m[..., 0, 0],strips(f, z, m.expand_as(z))/z[0, 0].numel()
+    return m[..., 0, 0],tiles(f, z, m.expand_as(z))/z[0, 0].numel()
 
 def _q_whole(*z): # as PreMix computes it, its 1e-8 included
     m,c = _whole(*z)
@@ -141,7 +141,8 @@ def d_s_r(
 def _toolbox(x, ms, pan, sensor, r):
     exp = interp23tap(ms, r)
     dl,ds,dk,dr = d_lambda(x, exp),d_s(x, exp, pan, r),d_lambda_k(x, exp, sensor, r),d_s_r(x, pan)
-    return dict(D_lambda=dl, D_s=ds, QNR=(1-dl)*(1-ds), D_lambda_K=dk, HQNR=(1-dk)*(1-ds), D_sR=dr, HQNR_R=(1-dk)*(1-dr))
+    hq,hr = (1-dk)*(1-ds),(1-dk)*(1-dr)
+    return dict(D_lambda=dl, D_s=ds, QNR=(1-dl)*(1-ds), D_lambda_K=dk, HQNR=hq, D_sR=dr, HQNR_R=hr)
 
 def _premix(x, ms, pan, sensor, r):
     x,ms,pan = (z/sensor.peak for z in (x, ms, pan))
@@ -163,8 +164,9 @@ def noreference_metrics(
     if protocol not in kinds: raise ValueError(f'unknown protocol {protocol!r}: toolbox or premix')
     r = ratio(ms, pan)
     if x.shape!=(*ms.shape[:2], *pan.shape[2:]):
-        raise ValueError(f'fused {tuple(x.shape)} does not fit MS {tuple(ms.shape)} and PAN {tuple(pan.shape)}')
+        raise ValueError(f'fused {tuple(x.shape)} does not fit MS {tuple(ms.shape)}, PAN {tuple(pan.shape)}')
     x = x if x.is_floating_point() else x.double()
     ms,pan = ms.to(x),pan.to(x)
-    if not all(z.isfinite().all() for z in (x, ms, pan)): raise ValueError('NaN or infinity in the images: fill or crop them first')
+    fine = all(z.isfinite().all() for z in (x, ms, pan))
+    if not fine: raise ValueError('NaN or infinity: fill or crop it first')
     return kinds[protocol](x, ms, pan, as_sensor(sensor, ms.shape[1]), r)
