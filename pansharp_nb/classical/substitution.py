@@ -10,7 +10,7 @@ import math, torch
 from torch import Tensor
 from .injection import cluster_gains, clusters, combine, door, equalise, haze
 from .injection import cov, is_flat, mean, nnls, normal, regress, std
-from ..data.degrade import decimate, imresize, lp_gauss, lp_wavelet, mtf, mtf_pan
+from ..data.degrade import imresize, lp_gauss, lp_wavelet, mtf, mtf_pan
 
 # %% ../../nbs/classical/substitution.ipynb #36293672
 def _gain(I, M): # cov(I, M_b)/var(I), `(B, C, 1, 1)`
@@ -67,7 +67,7 @@ def pca(ms:Tensor, pan:Tensor, sensor=None)->Tensor:
 def gsa(ms:Tensor, pan:Tensor, sensor=None)->Tensor:
     "Gram-Schmidt adaptive (Aiazzi et al., IEEE TGRS 2007)."
     M,r = door(ms, pan)
-    w,_ = regress(decimate(lp_wavelet(pan, r), r), ms)
+    w,_ = regress(lp_wavelet(pan, r, down=True), ms)
     I = combine(M, w)
     return _add(M, _gain(I, M), (pan-mean(pan)) - (I-mean(I)))
 

@@ -246,22 +246,28 @@ def imresize(
     return x
 
 # %% ../../nbs/data/degrade.ipynb #a49c8887
-_b3 = torch.tensor([1., 4, 6, 4, 1], dtype=torch.float64)/16
+_b3 = np.array([1., 4, 6, 4, 1])/16
+
+def _power(w, n): return w if n==1 else np.convolve(w, _power(w, n-1))
 
 def lp_wavelet(
-    x:Tensor,          # `(B, C, H, W)`
-    r:int=4,           # ratio; `ceil(log2 r)` levels
-    holes:bool=False   # textbook a trous instead of the toolbox's filter
-)->Tensor:             # same shape
+    x:Tensor,         # `(B, C, H, W)`
+    r:int=4,          # ratio; `ceil(log2 r)` levels
+    holes:bool=False, # textbook a trous instead of the toolbox's filter
+    down:bool=False   # decimate by `r` in the same pass
+)->Tensor:            # same shape, or `(B, C, H/r, W/r)`
     "Low-pass of the undecimated wavelet (toolbox `ndwt2` down, `indwt2` back)."
+    if r==1: return x
     L = math.ceil(math.log2(r))
+    s,o = (r,r//2) if down else (1,0)
+    if holes: taps = [np.kron(_b3, np.eye(1, 2**l)[0])[:4*2**l+1] for l in range(L)]
+    else: taps = [_b3]*(L-1) + [_power(_b3, L+1)]
     for dim in (-1, -2):
-        for l in range(L):
-            w = torch.kron(_b3, torch.eye(1, 2**l, dtype=_b3.dtype)[0])[:4*2**l+1] if holes else _b3
-            n = len(w)-1
-            x = fir(pad(x, (n//2,)*2 if holes else (n, n), dim, 'symmetric'), w[None], 1, dim)
-        if not holes:
-            for l in range(L): x = fir(x, _b3[None], 1, dim)
+        for i,w in enumerate(taps):
+            n,last = len(w)//2 if holes else 4, i==L-1
+            z = pad(x, (n, n), dim, 'symmetric')
+            if last: z = z.narrow(dim, o, z.shape[dim]-o)
+            x = fir(z, torch.from_numpy(w)[None], s if last else 1, dim)
     return x
 
 # %% ../../nbs/data/degrade.ipynb #ede5d184

@@ -23,8 +23,7 @@ def uqi_blocks(
     block:int=32  # side of a block
 )->Tensor:        # `(B, K, K)`, symmetric
     "Mean universal quality index of every pair of planes, distinct blocks."
-    m,c = block_stats(*(_fit(a, block) for a in z), block=block)
-    v = c.diagonal(dim1=-2, dim2=-1)
+    m,v,c = block_stats(*(_fit(a, block) for a in z), block=block)
     return q_index(m[..., None], m[..., None, :], v[..., None], v[..., None, :], c).mean(1)
 
 # %% ../../nbs/metrics/noreference.ipynb #5c0c2e93

@@ -226,29 +226,29 @@ def uqi_sliding(
 
 # %% ../../nbs/metrics/reference.ipynb #3b524f44
 def block_stats(
-    *z,            # images `(B, C_k, H, W)`, sides a multiple of `block`; K planes in all
-    block:int=32,  # side
-    step:int=0,    # from block to block, default `block`
-    f=None         # applied to the pixels first, in place
-):                 # means `(B, N, K)` and (biased) covariances `(B, N, K, K)` of the N blocks
-    "First and second moments of the blocks of an image."
-    step = step or block
+    *z,              # images `(B, C_k, H, W)`, sides a multiple of `block`; K planes in all
+    block:int=32,    # side
+    step:int=0,      # from block to block, default `block`
+    cross:bool=False,# only the covariances of the last K/2 planes with the first K/2
+    f=None           # applied to the pixels first, in place
+):                   # mean and variance `(B, N, K)`, covariance `(B, N, K, K)` or `(B, N, K/2, K/2)` (all biased)
+    "First and second moments of the N blocks of an image."
+    step,K,N = step or block,sum(a.shape[1] for a in z),block**2
+    a,b = (slice(K//2, K), slice(K//2)) if cross else (slice(K), slice(K))
     def one(*z):
-        u = [a.unfold(2, block, step).unfold(3, block, step).permute(0, 2, 3, 1, 4, 5) for a in z]
+        u = [x.unfold(2, block, step).unfold(3, block, step).permute(0, 2, 3, 1, 4, 5) for x in z]
         u = torch.cat(u, 3).flatten(4).flatten(1, 2)
         if f: u = f(u)
         o = u[..., :1].clone()
         u -= o
         m = u.mean(-1, keepdim=True)
-        return torch.cat([m+o, u @ u.mT/block**2-m*m.mT], -1)
+        c = u[:, :, a] @ u[:, :, b].mT/N-m[:, :, a]*m[:, :, b].mT
+        return torch.cat([(m+o)[..., 0], torch.linalg.vecdot(u, u)/N-(m*m)[..., 0], c.flatten(2)], 2)
     s = tiles(one, *z, halo=block-step, step=step, join=lambda t: torch.cat(t, 1))
-    return s[..., 0],s[..., 1:]
+    m,v,c = s.tensor_split((K, 2*K), 2)
+    return m,v,c.unflatten(2, (K//2 if cross else K, -1))
 
 # %% ../../nbs/metrics/reference.ipynb #cf80e436
-def _q_matrix(m, c): # all pairs of planes, from `block_stats`
-    v = c.diagonal(dim1=-2, dim2=-1)
-    return q_index(m[..., None], m[..., None, :], v[..., None], v[..., None, :], c)
-
 def qavg(
     x:Tensor,     # fused `(B, C, H, W)`
     y:Tensor,     # reference, same shape
@@ -257,8 +257,8 @@ def qavg(
     "Universal quality index (Wang and Bovik 2002), mean over windows and bands."
     C,n = x.shape[1],min(x.shape[-2:])
     if n>=block: return uqi_sliding(x, y, pairs=[(slice(C), slice(C, 2*C))], block=block).mean(1)
-    q = _q_matrix(*block_stats(x, y, block=n, step=1))[..., :C, C:]
-    return q.diagonal(dim1=-2, dim2=-1).mean((1, 2))
+    m,v,c = block_stats(x, y, block=n, step=1, cross=True)
+    return q_index(*m.split(C, 2), *v.split(C, 2), c.diagonal(dim1=-2, dim2=-1)).mean((1, 2))
 
 # %% ../../nbs/metrics/reference.ipynb #97066717
 def _conj(z): return torch.cat([z[..., :1], -z[..., 1:]], -1)
@@ -282,18 +282,18 @@ def _signs(C): # (C*C, n): covariance of band i of A and band j of C -> the comp
     return hypercomplex(e[:, None], _conj(e)[None])[:C, :C].reshape(C*C, n)
 
 # %% ../../nbs/metrics/reference.ipynb #9bc99bdb
-def _q2n(m, c, N):
-    C = m.shape[-1]//2
-    n,k = _signs(C).shape[1],N/(N-1)
-    v = k*c.diagonal(dim1=-2, dim2=-1)
-    d = v[..., C:].sqrt().where(v[..., C:]>0, torch.finfo(c.dtype).eps)
-    e = d.where(m[..., C:]!=0, 1)
-    cov = k*c[..., C:, :C]/d[..., None]/e[..., None, :]
-    q = (cov.flatten(-2) @ _signs(C).to(c)).norm(dim=-1)
-    s = (v[..., C:]/d**2).sum(-1)+(v[..., :C]/e/e).sum(-1)
-    mu = (((m[..., :C]-m[..., C:])/e+1).square().sum(-1)+n-C).sqrt()
+def _q2n(m, v, c, N):
+    C = c.shape[-1]
+    (mx,my),(vx,vy) = m.split(C, 2),(v*(N/(N-1))).split(C, 2)
+    d = vy.sqrt().where(vy>0, torch.finfo(c.dtype).eps)
+    e = d.where(my!=0, 1)
+    A = _signs(C).to(c)
+    q = (c*(N/(N-1))/d[..., None]/e[..., None, :]).flatten(-2) @ A
+    s = (vy/d**2).sum(-1)+(vx/e/e).sum(-1)
+    n = A.shape[1]
+    mu = (((mx-my)/e+1).square().sum(-1)+n-C).sqrt()
     bias = 2*n**.5*(mu/(mu**2+n))
-    return bias*(2*q/s.where(s>0, 1)).where(s>0, 1)
+    return bias*(2*q.norm(dim=-1)/s.where(s>0, 1)).where(s>0, 1)
 
 # %% ../../nbs/metrics/reference.ipynb #dc80f6ae
 def _uint16(x): return x.add_(.5-torch.finfo(x.dtype).eps/4).floor_().clamp_(0, 65535)
@@ -308,8 +308,8 @@ def q2n(
     for dim in (-2, -1):
         n = -x.shape[dim]%block
         if n: x,y = (pad(z, (0, n), dim, 'symmetric') for z in (x, y))
-    m,c = block_stats(x, y, block=block, f=_uint16 if rounding else None)
-    return _q2n(m, c, block**2).mean(1)
+    s = block_stats(x, y, block=block, cross=True, f=_uint16 if rounding else None)
+    return _q2n(*s, block**2).mean(1)
 
 # %% ../../nbs/metrics/reference.ipynb #c51df907
 def _pair(x, y, protocol):
