@@ -242,8 +242,9 @@ def block_stats(
         o = u[..., :1].clone()
         u -= o
         m = u.mean(-1, keepdim=True)
-        c = u[:, :, a] @ u[:, :, b].mT/N-m[:, :, a]*m[:, :, b].mT
-        return torch.cat([(m+o)[..., 0], torch.linalg.vecdot(u, u)/N-(m*m)[..., 0], c.flatten(2)], 2)
+        u -= m
+        v,c = torch.linalg.vecdot(u, u),u[:, :, a] @ u[:, :, b].mT
+        return torch.cat([(m+o)[..., 0], v/N, c.flatten(2)/N], 2)
     s = tiles(one, *z, halo=block-step, step=step, join=lambda t: torch.cat(t, 1))
     m,v,c = s.tensor_split((K, 2*K), 2)
     return m,v,c.unflatten(2, (K//2 if cross else K, -1))
