@@ -93,7 +93,7 @@ def regress(
     intercept:bool=True # allow a constant
 ):                      # weights `(B, K, 1, 1)` and constant `(B, 1, 1, 1)`
     "Least-squares weights of `X` for `y`, image by image."
-    mx,my = (mean(v.double()).flatten(2)*intercept for v in (X, y))
+    mx,my = (v.mean((-2, -1), dtype=torch.float64)[..., None]*intercept for v in (X, y))
     A,b = normal(X, y, mx, my)
     s = A.diagonal(dim1=-2, dim2=-1).sqrt()[..., None]
     s = s.where(s > 1e-9*X[0, 0].numel()**.5*mean(X).flatten(2).abs(), math.inf)

@@ -14,7 +14,7 @@ from ..data.degrade import imresize, lp_gauss, lp_wavelet, mtf, mtf_pan
 
 # %% ../../nbs/classical/substitution.ipynb #36293672
 def _gain(I, M): # cov(I, M_b)/var(I), `(B, C, 1, 1)`
-    v,c = normal(I-mean(I), M)
+    v,c = normal(I, M, I.mean((-2, -1), dtype=torch.float64)[..., None])
     flat = v <= I[0, 0].numel()*(1e-6*mean(M).double().abs().amax(1))**2
     return (c/v.where(~flat, math.inf)).mT[..., None].to(M)
 
@@ -67,9 +67,10 @@ def pca(ms:Tensor, pan:Tensor, sensor=None)->Tensor:
 def gsa(ms:Tensor, pan:Tensor, sensor=None)->Tensor:
     "Gram-Schmidt adaptive (Aiazzi et al., IEEE TGRS 2007)."
     M,r = door(ms, pan)
-    w,_ = regress(lp_wavelet(pan, r, down=True), ms)
+    P = pan - mean(pan)
+    w,_ = regress(lp_wavelet(P, r, down=True), ms)
     I = combine(M, w)
-    return _add(M, _gain(I, M), (pan-mean(pan)) - (I-mean(I)))
+    return _add(M, _gain(I, M), P - (I-mean(I)))
 
 # %% ../../nbs/classical/substitution.ipynb #7e018bad
 def c_gsa(

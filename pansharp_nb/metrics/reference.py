@@ -192,7 +192,7 @@ def q_index(mx, my, vx, vy, c):
 # %% ../../nbs/metrics/reference.ipynb #25a1cb15
 def _box(z, n): # sums over n x n windows, n a power of two
     B,K,H,W = z.shape
-    two = [2**i for i in range(n.bit_length()-1)]
+    two = [n>>i for i in range(1, n.bit_length())]
     for k in two: z = z[..., :-k, :]+z[..., k:, :]
     H,z = z.shape[2],z.flatten()
     for k in two: z = z[:-k]+z[k:]
