@@ -16,6 +16,7 @@ reports: $(VENV)/dev          ## all reports
 
 site: $(VENV)/site            ## the pages as a web site -> reports/site/index.html
 	$(BIN)/python -m sphinx -qW -b html nbs reports/site
+	rm -rf reports/jupyter_execute
 
 bench: $(VENV)/dev            ## timings beside a plain NumPy/SciPy or peer version, in one run
 	for f in classical metrics; do $(BIN)/python benchmarks/$$f.py || exit 1; done

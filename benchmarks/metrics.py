@@ -4,11 +4,12 @@ Made-up 1024 x 1024 images, 2 threads, medians of interleaved runs (peer, ours, 
 the rounds' own ratios. Values are asserted to agree before anything is timed. The numpy peers compute in float64, as the
 public toolboxes do; ours runs in float64 and, in a row of its own, in float32. SSIM meets `torchmetrics` in equal precision.
 """
-import sys, time
-import numpy as np, pandas as pd, torch
+import sys
+from race import clock, race, show
+import numpy as np, torch
 import torchmetrics.functional.image as tm
 from scipy.ndimage import correlate, uniform_filter
-from pansharp_nb.data.degrade import imresize, interp23tap, mtf, mtf_kernel
+from pansharp_nb.data.degrade import imresize, mtf, mtf_kernel
 from pansharp_nb.data.sensors import sensor
 from pansharp_nb.metrics.noreference import coarse_pan, d_lambda, d_lambda_k, d_s, noreference_metrics
 from pansharp_nb.metrics.reference import q2n, reference_metrics, ssim
@@ -56,18 +57,6 @@ def loop_d_s(x, m, pan, low): return np.mean([abs(pair_q(b, pan)-pair_q(c, low))
 
 # --- the race ----------------------------------------------------------------------------------------------------------
 
-def clock(f):
-    t = time.perf_counter()
-    f()
-    return (time.perf_counter()-t)*1e3
-
-def race(name, peer, ours, tol, goal, rounds):
-    a,b = float(peer()), float(ours())
-    assert abs(a-b)<=tol*abs(a), f'{name}: {a} and {b} disagree'
-    t = np.array([(clock(peer), clock(ours)) for _ in range(rounds)])
-    peer_ms,ours_ms = np.median(t, 0)
-    return dict(metric=name, peer_ms=peer_ms, ours_ms=ours_ms, ratio=np.median(t[:, 0]/t[:, 1]), goal=goal, gap=abs(a-b)/abs(a))
-
 def scene(C, n, seed=0):
     g = torch.Generator().manual_seed(seed)
     z = torch.randn(1, C+1, n//4, n//4, generator=g, dtype=torch.float64)
@@ -77,7 +66,6 @@ def scene(C, n, seed=0):
     return x, y, y.mean(1, keepdim=True)
 
 def main(n=1024, rounds=5):
-    torch.set_num_threads(2)
     rows = []
     def run(name, peer, ours, goal, args, k=rounds):
         rows.append(race(f'{name}, float64', peer, lambda: ours(*args), 1e-9, goal, k))
@@ -106,12 +94,8 @@ def main(n=1024, rounds=5):
         ms = mtf(b, 'IKONOS', down=True)
         panel = lambda: (reference_metrics(a, b), noreference_metrics(a, ms, p, 'IKONOS'))
         panel()
-        rows.append(dict(metric=f'all 17 columns, {dt}'.replace('torch.', ''), ours_ms=np.median([clock(panel) for _ in range(rounds)])))
+        rows.append(dict(name=f'all 17 columns, {dt}'.replace('torch.', ''), ours_ms=np.median([clock(panel) for _ in range(rounds)])))
 
-    t = pd.DataFrame(rows)
-    t['met'] = np.where(t.goal.isna(), '', np.where(t.ratio>=t.goal, 'yes', 'no'))
-    print(f'{n} x {n} px, {torch.get_num_threads()} threads, torch {torch.__version__}\n')
-    print(t.to_string(index=False, na_rep='', formatters=dict(peer_ms='{:.1f}'.format, ours_ms='{:.1f}'.format,
-        ratio='{:.1f}'.format, goal='{:.0f}'.format, gap='{:.0e}'.format)).replace('nan', '   '))
+    return show(rows, f'{n} x {n} px')
 
-if __name__=='__main__': main(*map(int, sys.argv[1:]))
+if __name__=='__main__': sys.exit(main(*map(int, sys.argv[1:])))

@@ -11,16 +11,23 @@ nb_execution_mode = 'off'
 myst_enable_extensions = ['dollarmath', 'colon_fence']
 exclude_patterns = ['**.ipynb_checkpoints']
 
+static = Path(tempfile.mkdtemp())
+html_static_path,html_css_files = [str(static)],['wide.css']
+(static/'wide.css').write_text("""
+.bd-main .bd-content .bd-article-container {max-width: 54em}
+.bd-sidebar-primary {flex-basis: 15rem} .bd-sidebar-secondary {flex-basis: 13rem}
+div.highlight pre {font-size: .76rem} .output img {max-width: 100%}
+""")
+
 def _mathjax():
     "MathJax from npm, so that the site needs no network; without npm the usual CDN."
-    static = Path(tempfile.mkdtemp())
     if not shutil.which('npm'): return {}
-    p = subprocess.run(['npm', 'pack', '--silent', 'mathjax@3'], cwd=static, capture_output=True, text=True)
-    if p.returncode: return {}
-    shutil.unpack_archive(static/p.stdout.strip(), static/'npm', 'gztar')
-    (static/'site').mkdir()
-    shutil.copy(static/'npm'/'package'/'es5'/'tex-svg-full.js', static/'site')
-    return dict(html_static_path=[str(static/'site')], mathjax_path='tex-svg-full.js')
+    with tempfile.TemporaryDirectory() as d:
+        p = subprocess.run(['npm', 'pack', '--silent', 'mathjax@3'], cwd=d, capture_output=True, text=True)
+        if p.returncode: return {}
+        shutil.unpack_archive(f'{d}/{p.stdout.strip()}', d, 'gztar')
+        shutil.copy(f'{d}/package/es5/tex-svg-full.js', static)
+    return dict(mathjax_path='tex-svg-full.js')
 globals().update(_mathjax())
 
 def _clean(app, docname, source):

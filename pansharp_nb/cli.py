@@ -38,7 +38,7 @@ def _call(fn, *args, **kw): # a bad argument value is a wrong call, not a failed
 # chkstyle: skip
 @app.command()
 def score(
-    scenes:Annotated[list[Path], Argument(help='scene files; or one MS file with --pan', metavar='SCENE...')],
+    scenes:Annotated[list[Path], Argument(help='scene files; or one MS file with --pan', metavar='SCENE...', exists=True)],
     protocol:Annotated[Protocol, Option(help='with or without a reference')]='reduced',
     methods:Annotated[str, Option(help='names separated by commas, or all')]='all',
     device:Annotated[str, Option(help='auto, cpu, cuda, ...')]='auto',
@@ -107,14 +107,15 @@ def data_list(as_json:Annotated[bool, Option('--json', help='a list of objects')
     "List the scenes that can be had, with size and licence."
     from pansharp_nb.data.fetch import listing
     df = listing()
-    typer.echo(df.to_json(orient='records', indent=1) if as_json else df.to_string(index=False))
+    short = df.reset_index()[['name', 'how', 'sensor', 'licence', 'here']]
+    typer.echo(df.reset_index().to_json(orient='records', indent=1) if as_json else short.to_string(index=False))
 
 @data_app.command('get')
 def data_get(name:Annotated[str, Argument(help='as in `data list`')],
     folder:Annotated[Path, Option(help='where to; default data/scenes')]=None):
     "Fetch or make a scene."
     from pansharp_nb.data.fetch import get
-    typer.echo(_call(get, name, folder))
+    typer.echo(_call(get, name, folder, progress=sys.stderr.isatty()))
 
 # %% ../nbs/cli.ipynb #d15b3ad9
 _click = next(c for c in typer.BadParameter.__mro__ if c.__name__=='ClickException')
@@ -134,7 +135,8 @@ def main(
         try: return app(argv, standalone_mode=False, prog_name='pansharp-nb') or 0
         except _click as e:
             if debug: raise
-            _say(e.format_message())
+            if type(e).__name__=='NoArgsIsHelpError': typer.echo(e.format_message())
+            else: _say(e.format_message())
             return 2
         except (Exception, KeyboardInterrupt) as e:
             if debug: raise

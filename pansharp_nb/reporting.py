@@ -178,7 +178,8 @@ def lead(
     "What was run, in a sentence."
     one = {k: ', '.join(map(str, scores[k].unique())) for k in ('protocol', 'seed', 'profile')}
     return (f"{_words[one['protocol']]}; toolbox metrics. {scores.scene.nunique()} scenes, "
-        f"{scores.method.nunique()} methods, seed {one['seed']}, profile {one['profile']}. Mean ± standard deviation over scenes.")
+        f"{scores.method.nunique()} methods, seed {one['seed']}, profile {one['profile']}. Mean ± standard deviation over the scenes "
+        f"{', '.join(scores.scene.unique())}.")
 
 def banner(
     scores:pd.DataFrame,
@@ -216,7 +217,7 @@ img {max-width: 100%} figcaption, .small {color: #555; font-size: 13px} pre {fon
 </style><h1>{{ title }}</h1><p class="lead">{{ lead }}</p>{% if banner %}<p class="banner">{{ banner }}</p>{% endif %}
 {% for s in sections %}<h2>{{ s.title }}</h2>{% if s.text %}<p>{{ s.text }}</p>{% endif %}
 {% if s.table %}<div class="wide">{{ s.table }}</div>{% endif %}
-{% if s.notes %}<ul class="small">{% for n in s.notes %}<li>{{ n }}</li>{% endfor %}</ul>{% endif %}
+{% if s.notes %}<p class="small">Read with care:</p><ul class="small">{% for n in s.notes %}<li>{{ n }}</li>{% endfor %}</ul>{% endif %}
 {% for cap, img in s.get('figures', {}).items() %}<figure><img alt="{{ cap }}" src="data:image/jpeg;base64,{{ img }}"><figcaption>{{ cap }}</figcaption></figure>
 {% endfor %}{% endfor %}<h2>Provenance</h2><details><summary class="small">parameters, versions, commit, data</summary><pre>{{ provenance }}</pre></details></html>
 ''')
@@ -247,7 +248,7 @@ def save(
     if figures: sections.insert(1, dict(title='What it looks like', figures=figures))
     body,first = json.dumps(prov, indent=1),bs['All scenes']
     page = _page.render(title=title, lead=said, banner=banner, sections=sections, provenance=body)
-    md = '\n\n'.join([f'# {title}', said, *filter(None, [banner]), to_md(*first), ''.join(f'- {n}\n' for n in notes)])
+    md = '\n\n'.join([f'# {title}', said, *filter(None, [banner]), to_md(*first), *(['Read with care:'] if notes else []), ''.join(f'- {n}\n' for n in notes)])
     tex = f'% {title}. {said} {banner}\n{to_tex(*first)}'
     files = dict(csv=scores.to_csv(index=False), md=md, tex=tex, json=body+'\n', html=page)
     for ext,text in files.items(): write(folder/f'{name}.{ext}', text)

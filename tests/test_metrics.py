@@ -3,7 +3,7 @@ import json, math
 from pathlib import Path
 import numpy as np, pytest, sewar, torch
 import torchmetrics.functional.image as tm
-from pansharp_nb.data.degrade import interp23tap, mtf, mtf_pan, wald
+from pansharp_nb.data.degrade import interp23tap, mtf
 from pansharp_nb.metrics import noreference as nr, reference as rf
 
 shared = Path(__file__).parents[2]/'shared'/'reference'

@@ -33,7 +33,7 @@ def tiles(
     "Run `f` on tiles small enough for the cache, and join the results."
     (B,_,H,W),cpu = z[0].shape,z[0].device.type=='cpu'
     c = 256 if cpu and halo else W
-    room = 2**(18 if cpu else 25)//(min(c+halo, W)*sum(a.shape[1] for a in z))
+    room = 2**(25 if not cpu else 18 if halo else 19)//(min(c+halo, W)*sum(a.shape[1] for a in z))
     n = min(max(room//(halo+64), 1), B)
     k = max(room//n-halo, 2*halo, 32)//step*step or step
     at = [(i, j) for i in range(0, H-halo, k) for j in range(0, W-halo, c)]
@@ -243,7 +243,7 @@ def block_stats(
         u -= o
         m = u.mean(-1, keepdim=True)
         u -= m
-        v,c = torch.linalg.vecdot(u, u),u[:, :, a] @ u[:, :, b].mT
+        v,c = u.norm(dim=-1).square(),u[:, :, a] @ u[:, :, b].mT
         return torch.cat([(m+o)[..., 0], v/N, c.flatten(2)/N], 2)
     s = tiles(one, *z, halo=block-step, step=step, join=lambda t: torch.cat(t, 1))
     m,v,c = s.tensor_split((K, 2*K), 2)
