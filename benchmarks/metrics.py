@@ -1,8 +1,10 @@
-"""Metrics against plain implementations of the same definitions: `python benchmarks/metrics.py [side] [rounds]`.
+"""Metrics against plain implementations of the same definitions: `python benchmarks/metrics.py [side] [rounds] [name]`.
 
 Made-up 1024 x 1024 images, 2 threads, medians of interleaved runs (peer, ours, peer, ours, ...); the ratio is the median of
 the rounds' own ratios. Values are asserted to agree before anything is timed. The numpy peers compute in float64, as the
 public toolboxes do; ours runs in float64 and, in a row of its own, in float32. SSIM meets `torchmetrics` in equal precision.
+`name` picks the rows that contain it. Run on an idle machine: a third busy process makes two threads wait for each other at
+every operation, and small ones suffer most.
 """
 import sys
 from race import clock, race, show
@@ -65,9 +67,10 @@ def scene(C, n, seed=0):
     x = (y+40*torch.randn(y.shape, generator=g, dtype=torch.float64)).clamp(1, 2047)
     return x, y, y.mean(1, keepdim=True)
 
-def main(n=1024, rounds=5):
+def main(n=1024, rounds=5, only=''):
     rows = []
     def run(name, peer, ours, goal, args, k=rounds):
+        if only not in name: return
         rows.append(race(f'{name}, float64', peer, lambda: ours(*args), 1e-9, goal, k))
         rows.append(race(f'{name}, float32', peer, lambda: ours(*(a.float() for a in args)), 1e-4, goal, k))
     npy = lambda z: z[0].numpy()
@@ -85,11 +88,13 @@ def main(n=1024, rounds=5):
         lambda x,y,pan,low: d_s(x, y, pan, low=low, sliding=True), 8, (x, y, pan, low), min(rounds, 3))
 
     for dt,tol,k in ((torch.float64, 1e-9, 1), (torch.float32, 1e-4, rounds)):
+        if only not in 'SSIM': break
         a,b = x.to(dt), y.to(dt)
         peer = lambda: tm.structural_similarity_index_measure(a, b, data_range=2047.)
         rows.append(race(f'SSIM, {dt}'.replace('torch.', ''), peer, lambda: ssim(a, b, reflect=True), tol, 5, k))
 
     for dt in (torch.float64, torch.float32):
+        if only not in 'all 17 columns': break
         a,b,p = x.to(dt), y.to(dt), pan.to(dt)
         ms = mtf(b, 'IKONOS', down=True)
         panel = lambda: (reference_metrics(a, b), noreference_metrics(a, ms, p, 'IKONOS'))
@@ -98,4 +103,4 @@ def main(n=1024, rounds=5):
 
     return show(rows, f'{n} x {n} px')
 
-if __name__=='__main__': sys.exit(main(*map(int, sys.argv[1:])))
+if __name__=='__main__': sys.exit(main(*map(int, sys.argv[1:3]), *sys.argv[3:]))

@@ -1,6 +1,4 @@
 "Two ways to the same numbers, timed in turns: what every benchmark here shares."
-import os
-os.environ.setdefault('OMP_WAIT_POLICY', 'passive') # else waiting threads spin, and a busy machine shows nothing but that
 import time
 import numpy as np, pandas as pd, torch
 

@@ -1,6 +1,5 @@
 "Where the reference arrays and the real scenes lie; tests that need them are skipped without."
 import os
-os.environ.setdefault("OMP_WAIT_POLICY", "passive") # threads that wait must not spin on a busy machine
 from pathlib import Path
 import numpy as np, pytest, torch
 
