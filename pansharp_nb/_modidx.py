@@ -432,6 +432,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'pansharp_nb/metrics/reference.py'),
                                                'pansharp_nb.metrics.reference._grad': ( 'metrics/reference.html#_grad',
                                                                                         'pansharp_nb/metrics/reference.py'),
+                                               'pansharp_nb.metrics.reference._halves': ( 'metrics/reference.html#_halves',
+                                                                                          'pansharp_nb/metrics/reference.py'),
                                                'pansharp_nb.metrics.reference._laplace': ( 'metrics/reference.html#_laplace',
                                                                                            'pansharp_nb/metrics/reference.py'),
                                                'pansharp_nb.metrics.reference._mse': ( 'metrics/reference.html#_mse',

@@ -190,13 +190,16 @@ def q_index(mx, my, vx, vy, c):
     return 4*((c+e)/(vx+vy+2*e))*((mx*my+e)/(mx*mx+my*my+2*e))
 
 # %% ../../nbs/metrics/reference.ipynb #25a1cb15
+def _halves(z, dim, n):
+    for k in (n>>i for i in range(1, n.bit_length())):
+        m = z.shape[dim]-k
+        z = z.narrow(dim, 0, m)+z.narrow(dim, k, m)
+    return z
+
 def _box(z, n): # sums over n x n windows, n a power of two
+    z = _halves(z, 2, n)
     B,K,H,W = z.shape
-    two = [n>>i for i in range(1, n.bit_length())]
-    for k in two: z = z[..., :-k, :]+z[..., k:, :]
-    H,z = z.shape[2],z.flatten()
-    for k in two: z = z[:-k]+z[k:]
-    return z.as_strided((B, K, H, W-n+1), (K*H*W, H*W, W, 1))
+    return _halves(z.flatten(), 0, n).as_strided((B, K, H, W-n+1), (K*H*W, H*W, W, 1))
 
 # %% ../../nbs/metrics/reference.ipynb #dfca7dd0
 def _dense(*z, pairs, n): # pairs of slices of the planes; n side of the window
