@@ -227,7 +227,7 @@ def jpeg(
 )->str:              # base64
     "A figure as a string for the page."
     buf = io.BytesIO()
-    fig.savefig(buf, format='jpg', dpi=dpi, pil_kwargs=dict(quality=82))
+    fig.savefig(buf, format='jpg', dpi=dpi, bbox_inches='tight', pad_inches=.04, pil_kwargs=dict(quality=82))
     plt.close(fig)
     return base64.b64encode(buf.getvalue()).decode()
 
