@@ -100,6 +100,21 @@ def test_q2n_is_sewars_on_integers(C, H, W):
     assert rf.q2n(z, y, rounding=False).item()==pytest.approx(sewar.q2n(hwc(y), hwc(z)), abs=1e-12)
     if C>1: assert rf.q2n(z, y).item()!=pytest.approx(sewar.q2n(hwc(y), hwc(z)), abs=1e-9)
 
+def test_q2n_of_black_and_flat_blocks():
+    "The toolbox's rules for reference bands without deviation (divide by eps) and without mean (do not divide)."
+    y = smooth(1, 3, 128, 96).round()
+    x = noisy(y).round()
+    y[:, 0, :32, :32] = 0
+    y[:, 1, 32:64, :32] = 200
+    y[:, :, 64:96, 32:64] = x[:, :, 64:96, 32:64] = 300
+    y[:, :, 64:96, 64:] = 0
+    x[:, 2, 64:96, 64:] = 1
+    y[:, :2, 96:, :32],x[:, :2, 96:, :32] = 0,7
+    for i in range(0, 128, 32):
+        for j in range(0, 96, 32):
+            a,b = (z[..., i:i+32, j:j+32] for z in (x, y))
+            assert rf.q2n(a, b).item()==pytest.approx(sewar.q2n(hwc(b), hwc(a)), abs=1e-12), (i, j)
+
 def test_libraries_agree():
     y = smooth(2, 4, 90, 70)
     x = noisy(y)
