@@ -164,7 +164,7 @@ def noreference_metrics(
     r = ratio(ms, pan)
     if x.shape!=(*ms.shape[:2], *pan.shape[2:]):
         raise ValueError(f'fused {tuple(x.shape)} does not fit MS {tuple(ms.shape)}, PAN {tuple(pan.shape)}')
-    x = x if x.is_floating_point() else x.double()
+    x = x if x.dtype in (torch.float32, torch.float64) else x.double()
     ms,pan = ms.to(x),pan.to(x)
     fine = all(z.isfinite().all() for z in (x, ms, pan))
     if not fine: raise ValueError('NaN or infinity: fill or crop it first')

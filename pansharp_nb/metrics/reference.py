@@ -321,7 +321,7 @@ def _pair(x, y, protocol):
     if protocol not in known: raise ValueError(f'unknown protocol {protocol!r}: {", ".join(known)}')
     a,b = tuple(x.shape),tuple(y.shape)
     if a!=b or len(a)!=4: raise ValueError(f'{a} and {b}: want two equal (B, C, H, W)')
-    x = x if x.is_floating_point() else x.double()
+    x = x if x.dtype in (torch.float32, torch.float64) else x.double()
     y = y.to(x)
     if not all(z.isfinite().all() for z in (x, y)): raise ValueError('NaN or infinity: fill or crop it first')
     if protocol=='toolbox': x,y = cut(x),cut(y)
