@@ -57,13 +57,6 @@ def pad(
     head,tail = x.index_select(dim, i[:n[0]]), x.index_select(dim, i[N+n[0]:])
     return torch.cat([head, x, tail], dim)
 
-# %% ../../nbs/data/degrade.ipynb #f6b724e2
-def _both(x, w, mode, s=1): # odd symmetric taps along both axes, border `mode`
-    h = w.shape[-1]//2
-    w = torch.as_tensor(w).reshape(1, -1)
-    for dim in (-1, -2): x = fir(pad(x, (h, h), dim, mode), w, s, dim)
-    return x
-
 # %% ../../nbs/data/degrade.ipynb #395220b4
 def ratio(
     ms:Tensor, # `(B, C, h, w)`
