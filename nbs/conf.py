@@ -9,6 +9,7 @@ html_title = 'pansharp_nb'
 root_doc = 'index'
 nb_execution_mode = 'off'
 myst_enable_extensions = ['dollarmath', 'colon_fence']
+myst_dmath_double_inline = True # an equation may follow its sentence without an empty line
 exclude_patterns = ['**.ipynb_checkpoints']
 
 static = Path(tempfile.mkdtemp())
@@ -31,12 +32,14 @@ def _mathjax():
 globals().update(_mathjax())
 
 def _clean(app, docname, source):
-    "Drop `#| hide` cells and every `#|` line, as nbdev's own docs do."
+    "Drop `#| hide` cells, the source of `#| echo: false` cells and every `#|` line, as nbdev's own docs do."
     if not source[0].lstrip().startswith('{'): return
     nb = json.loads(source[0])
     def lines(c): return c['source'] if isinstance(c['source'], list) else c['source'].splitlines(True)
     def keep(c): return not any(l.strip() in ('#| hide', '#|hide') or l.startswith('#| default_exp') for l in lines(c))
     nb['cells'] = [c for c in nb['cells'] if keep(c)]
+    for c in nb['cells']:
+        if any(l.startswith('#| echo: false') for l in lines(c)): c['metadata']['tags'] = ['remove-input']
     for c in nb['cells']: c['source'] = [l for l in lines(c) if not l.startswith(('#|', '# chkstyle'))]
     source[0] = json.dumps(nb)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['higher', 'digits', 'leaderboard', 'to_md', 'to_tex', 'to_html', 'boards', 'broken', 'rgb', 'strip',
-           'best_of_families', 'is_free', 'provenance', 'lead', 'banner', 'write', 'jpeg', 'save']
+           'best_of_families', 'is_free', 'seen', 'diagram', 'provenance', 'lead', 'banner', 'write', 'jpeg', 'save']
 
 # %% ../nbs/reporting.ipynb #2348c85d
 import base64, hashlib, io, json, os, subprocess, time
@@ -132,7 +132,7 @@ def best_of_families(
     "PAN, upsampled MS and the winner of each family by ERGAS (or HQNR), fused once more."
     metric = 'ERGAS' if protocol=='reduced' else 'HQNR'
     mine = scores[(scores.scene==ds.attrs['name']) & (scores.metric==metric) & (scores.method!='EXP')]
-    best = mine.assign(value=mine.value*(-1 if metric in higher else 1)).merge(scoring.catalogue(), left_on='method', right_on='name')
+    best = mine.assign(value=mine.value*(-1 if metric in higher else 1)).merge(scoring.catalogue(count=False), left_on='method', right_on='name')
     winners = best.loc[best.groupby('family').value.idxmin()].method
     ms,pan,ref,s = scoring.pair(ds, protocol, device)
     fused = {m: scoring.method(m)(ms, pan, s)[0].cpu() for m in ['EXP', *winners]}
@@ -146,6 +146,72 @@ def is_free(
     "May a picture of this scene be shown? True for public domain, CC0, CC BY (SA) and made-up scenes."
     lic = str(ds.attrs.get('licence', '')).lower()
     return any(w in lic for w in ('cc0', 'cc-0', 'cc by', 'cc-by', 'public domain')) and 'no-deriv' not in lic
+
+# %% ../nbs/reporting.ipynb #56f1f4b9
+def seen(
+    net:torch.nn.Module, # a network
+    inputs:tuple,        # what it is called with
+    **kw
+)->dict:                 # submodule name -> shapes of its output, one a call, without the batch
+    "Run a network and note the shape that each submodule returns."
+    out,hooks = {},[]
+    def note(name): return lambda m, i, o: out.setdefault(name, []).append(_shape(o))
+    for n,m in net.named_modules(): hooks.append(m.register_forward_hook(note(n)))
+    try:
+        with torch.no_grad(): out['return'] = [_shape(net(*inputs, **kw))]
+    finally:
+        for h in hooks: h.remove()
+    return out
+
+def _shape(o):
+    while isinstance(o, (tuple, list)): o = o[0]
+    return tuple(o.shape[1:])
+
+# %% ../nbs/reporting.ipynb #ce01f84c
+def _under(what, shapes):
+    if isinstance(what, torch.Tensor): return '×'.join(map(str, what.shape[1:]))
+    name,_,i = what.partition(':')
+    return '×'.join(map(str, shapes[name][int(i or 0)])) if name in shapes else what
+
+_paint = dict(input='#e8e8e8', module='#d6e6f5', text='#fdf1d3', output='#d9efd9')
+
+def _kind(what, shapes):
+    if isinstance(what, torch.Tensor): return 'input'
+    return 'output' if what=='return' else 'module' if what.partition(':')[0] in shapes else 'text'
+
+# %% ../nbs/reporting.ipynb #dfa10276
+def diagram(
+    net, inputs,  # a network and what it is called with
+    nodes:dict,   # label -> (column, row, submodule name or tensor or text or 'return'); rows grow downwards
+    edges:list,   # (label, label), or (label, label, bend), or (label, label, bend, text)
+    width=1.45, height=.85, # inches a column, a row
+    **kw          # more arguments of `net`
+):                # a matplotlib figure
+    "Boxes and arrows, with the shapes seen in a run."
+    shapes = seen(net, inputs, **kw)
+    cols,rows = (max(n[i] for n in nodes.values()) for i in (0, 1))
+    fig,ax = plt.subplots(figsize=((cols+1)*width, (rows+1)*height))
+    ax.set(xlim=(-.5, cols+.5), ylim=(rows+.5, -.5))
+    ax.axis('off')
+    boxes = {n: _node(ax, n, *v, shapes) for n,v in nodes.items()}
+    for a,b,*more in edges: _arrow(ax, nodes[a], nodes[b], boxes[a], boxes[b], width/height, *more)
+    plt.close(fig)
+    return fig
+
+# %% ../nbs/reporting.ipynb #53d15bbc
+def _node(ax, label, x, y, what, shapes):
+    box = dict(boxstyle='round,pad=.35', fc=_paint[_kind(what, shapes)], ec='#555', lw=.7)
+    under = _under(what, shapes)
+    text = f'{label}\n{under}' if under else label
+    return ax.text(x, y, text, ha='center', va='center', fontsize=7, linespacing=1.35, bbox=box, zorder=3)
+
+def _arrow(ax, a, b, start, end, aspect, bend=0, text=''):
+    style = dict(arrowstyle='-|>', color='#444', lw=.8, shrinkA=1, shrinkB=1, connectionstyle=f'arc3,rad={bend}')
+    style |= dict(patchA=start.get_bbox_patch(), patchB=end.get_bbox_patch())
+    ax.annotate('', xy=b[:2], xytext=a[:2], arrowprops=style, zorder=4)
+    if not text: return
+    x,y = (a[0]+b[0]-bend*(b[1]-a[1])/aspect)/2, (a[1]+b[1]+bend*(b[0]-a[0])*aspect)/2
+    ax.text(x, y-.06, text, fontsize=6, ha='center', va='bottom', color='#444', zorder=5)
 
 # %% ../nbs/reporting.ipynb #0fa8af0d
 def _commit():
