@@ -8,6 +8,7 @@ __all__ = ['families', 'columns', 'held_out', 'catalogue', 'method', 'names', 'p
 # %% ../nbs/scoring.ipynb #ac623686
 import difflib, warnings
 import pandas as pd, torch, xarray as xr
+from functools import cache, partial
 from pathlib import Path
 from .classical import multiresolution, substitution, variational
 from .data.degrade import wald
@@ -16,33 +17,43 @@ from .data.sensors import sensor as as_sensor
 from .data.synthetic import made_up
 from .metrics.noreference import noreference_metrics
 from .metrics.reference import reference_metrics
+from .models import counting, networks
 from .settings import scenes_dir
 
 # %% ../nbs/scoring.ipynb #0ed0070c
 families = dict(mra=multiresolution, cs=substitution, vo=variational)
 
-def catalogue()->pd.DataFrame: # `name, family, paper, parameters, macs, weights`
-    "Every method: classical ones have no parameters, no multiply-accumulates to count and no weights."
-    rows = [dict(name=n, family=f, paper=m.papers[n]) for f,m in families.items() for n in m.methods]
-    return pd.DataFrame(rows).assign(parameters=0, macs=0, weights=False)
+def catalogue(
+    count:bool=True # also `parameters, macs` of networks at 4 bands, PAN 256 x 256: takes seconds
+)->pd.DataFrame:    # `name, family, paper, parameters, macs, weights`
+    "Every method."
+    rows = [dict(name=n, family=f, paper=m.papers[n], parameters=0, macs=0) for f,m in families.items() for n in m.methods]
+    rows += [dict(name=n, family='network', paper=networks.papers[n], **(_size(n) if count else {})) for n in networks.networks]
+    return pd.DataFrame(rows).assign(weights=False)
+
+@cache
+def _size(name):
+    net,pair = counting.outline(partial(networks.build, name, 4))
+    return dict(parameters=counting.parameters(net), macs=counting.macs(net, pair))
 
 # %% ../nbs/scoring.ipynb #87421d24
 def method(
     name:str # as in `catalogue`, any case
 ): # `method(ms, pan, sensor) -> x`
     "Look a method up; raises `ValueError` with near names."
-    known = {n: fn for m in families.values() for n,fn in m.methods.items()}
+    known = {n: fn for m in families.values() for n,fn in m.methods.items()} | dict.fromkeys(networks.networks)
     hit = {n.lower(): n for n in known}.get(name.lower())
     near = ', '.join(difflib.get_close_matches(name, known, 3, .4)) or ', '.join(known)
     if hit is None: raise ValueError(f'unknown method {name!r}: did you mean {near}? `pansharp-nb methods` lists all')
+    if known[hit] is None: raise ValueError(f'{hit} has no trained weights: train it, then `models.networks.as_method(net)` is a method')
     return known[hit]
 
 # %% ../nbs/scoring.ipynb #b9a65e0c
 def names(
     methods='all' # `all`, a name, names separated by commas, or a list
 )->list:
-    "Method names in the order of `catalogue`; each is known."
-    every = list(catalogue().name)
+    "Method names in the order of `catalogue`; each is known, and `all` means all that can run: a network needs weights."
+    every = [n for m in families.values() for n in m.methods]
     if methods=='all': return every
     asked = [m.strip() for m in methods.split(',')] if isinstance(methods, str) else list(methods)
     found = [method(m) for m in asked]

@@ -1,6 +1,7 @@
 "Where the reference arrays and the real scenes lie; tests that need them are skipped without."
 import os
 from pathlib import Path
+os.environ.setdefault('OMP_WAIT_POLICY', 'passive') # before torch: on shared cores threads that spin while they wait cost 10-70 times
 import numpy as np, pytest, torch
 
 shared = Path(__file__).parents[2]/'shared'
