@@ -1,6 +1,5 @@
 "Predictive filtering and the branch filters beyond what their pages show: dtypes, layouts, borders, memory, other people's code."
 import importlib.util, os, subprocess, sys
-from pathlib import Path
 import pytest, torch, torch.nn.functional as F
 import pansharp_nb.layers.filtering as mod
 from pansharp_nb.layers.branches import equalisation_stats, equalise, high_pass, subsample
