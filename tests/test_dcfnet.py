@@ -40,8 +40,8 @@ def test_parameters(C, want):
 
 def test_parts():
     n = DCFNet(8, dbf='repo')
-    parts = dict(head=[n.head], stage1=[n.stage1], transition=[n.to0, n.to1, n.pfu], stage2=[n.stage2, n.pcft, n.dbf2],
-        stage3=[n.stage3, n.dbf3], tail=[n.tail])
+    parts = dict(head=[n.head], stage1=[n.stage1], transition=[n.pyramid.to0, n.pyramid.to1, n.pyramid.pfu],
+        stage2=[n.pyramid.stage2, n.pyramid.pcft, n.pyramid.dbf2], stage3=[n.pyramid.stage3, n.pyramid.dbf3], tail=[n.tail])
     size = {k: sum(map(count, v)) for k,v in parts.items()}
     assert size==dict(head=42_304, stage1=286_208, transition=299_970, stage2=917_197-147_712, stage3=1_317_456, tail=52_648)
     layers = {k: sum(len(convs(m)) for m in v) for k,v in parts.items()}
@@ -176,11 +176,12 @@ def test_figure_by_hand():
     ms,pan = pair(4, 9, 8, B=2, dtype=torch.float64)
     def up(x, size): return F.interpolate(x, size, mode='bilinear', align_corners=True)
     x = net.stage1(net.head(torch.cat([pan, interp23tap(ms, 4)], 1)))
-    a = net.stage2[0](net.to0(x))
-    b = net.stage2[1](net.pfu(net.to1(x), up(ms, (18, 16))))
-    c = net.pcft(a, b, ms)
-    a,b = net.dbf2([a, b])
-    a,b,c = net.dbf3([s(t) for s,t in zip(net.stage3, (a, b, c))])
+    pyr = net.pyramid
+    a = pyr.stage2[0](pyr.to0(x))
+    b = pyr.stage2[1](pyr.pfu(pyr.to1(x), up(ms, (18, 16))))
+    c = pyr.pcft(a, b, ms)
+    a,b = pyr.dbf2([a, b])
+    a,b,c = pyr.dbf3([s(t) for s,t in zip(pyr.stage3, (a, b, c))])
     want = net.tail(torch.cat([a, up(b, (36, 32)), up(c, (36, 32))], 1))
     assert (net(ms, pan)-want).abs().max()<1e-12
 

@@ -7,6 +7,7 @@ __all__ = ['descend', 'degrader', 'degrader_t', 'Response', 'ResponseT', 'GDM']
 
 # %% ../../nbs/layers/gdm.ipynb #2c1fe4c2
 import torch
+from .sizes import conv_nd
 from torch import nn, Tensor
 
 # %% ../../nbs/layers/gdm.ipynb #78eaf375
@@ -48,9 +49,9 @@ class Response(nn.Module):
         mean:bool=True  # in 3D: mean over the bands
     ):
         super().__init__()
-        conv,flat = (nn.Conv3d, dict(kernel_size=(1, 3, 3), padding=(0, 1, 1))) if dim==3 else (nn.Conv2d, dict(kernel_size=3, padding=1))
         self.mean = mean and dim==3
-        self.each,self.mix = nn.Sequential(conv(n, nh, 3, padding=1), nn.PReLU()),conv(nh, n, **flat)
+        self.each = nn.Sequential(conv_nd(n, nh, dim=dim), nn.PReLU())
+        self.mix = conv_nd(nh, n, dim=dim, depth=1)
 
     def forward(self, x:Tensor)->Tensor: # `(B, n, S, H, W)` -> `(B, n, 1, H, W)`
         u = self.each(x)
@@ -64,8 +65,8 @@ class ResponseT(nn.Module):
         dim:int=3      # 3 or 2
     ):
         super().__init__()
-        conv,flat = (nn.Conv3d, dict(kernel_size=(1, 3, 3), padding=(0, 1, 1))) if dim==3 else (nn.Conv2d, dict(kernel_size=3, padding=1))
-        self.each,self.mix = nn.Sequential(conv(n, nh, **flat), nn.PReLU()),conv(nh+n, n, 3, padding=1)
+        self.each = nn.Sequential(conv_nd(n, nh, dim=dim, depth=1), nn.PReLU())
+        self.mix = conv_nd(nh+n, n, dim=dim)
 
     def forward(self, u:Tensor, x:Tensor)->Tensor: # `(B, n, 1, H, W)`, `(B, n, S, H, W)` -> like `x`
         v = self.each(u)
@@ -87,7 +88,7 @@ class GDM(nn.Module):
         if pan_term not in ('explicit', 'folded'): raise ValueError(f"pan_term {pan_term!r}: want 'explicit' or 'folded'")
         nh,self.folded = nh or n,pan_term=='folded'
         self.D,self.DT = degrader(n, nh, r, dim),degrader_t(n, nh, r, dim)
-        self.H = (nn.Conv3d if dim==3 else nn.Conv2d)(n, n, 3, padding=1) if self.folded else Response(n, nh, dim, mean)
+        self.H = conv_nd(n, n, dim=dim) if self.folded else Response(n, nh, dim, mean)
         self.HT = ResponseT(n, nh, dim)
         self.rho,self.eta = nn.Parameter(torch.full((uses,), .1)),nn.Parameter(torch.ones(uses))
 

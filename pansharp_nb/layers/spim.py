@@ -7,11 +7,11 @@ __all__ = ['ChannelRoute', 'SpatialRoute', 'ExpertRoute', 'BankRoute', 'CrossAtt
 
 # %% ../../nbs/layers/spim.ipynb #01e7efd1
 import torch, torch.nn.functional as F
+from functools import partial
+from .sizes import conv_nd
 from torch import nn, Tensor
 
 # %% ../../nbs/layers/spim.ipynb #212cdddd
-def _conv(dim): return nn.Conv3d if dim==3 else nn.Conv2d
-
 def _wide(v, f): # (B, n) -> (B, n, 1, 1[, 1]), to go with features `f`
     return v.reshape(*v.shape, *(1,)*(f.dim()-2))
 
@@ -40,8 +40,8 @@ class SpatialRoute(nn.Module):
         dim:int=3   # 3 or 2
     ):
         super().__init__()
-        self.key,self.see = nn.Linear(nt, n),_conv(dim)(3, 1, 3, padding=1)
-        self.dw,self.g = _conv(dim)(n, n, 3, padding=1, groups=n),nn.Parameter(torch.zeros(1))
+        self.key,self.see = nn.Linear(nt, n),conv_nd(3, 1, dim=dim)
+        self.dw,self.g = conv_nd(n, n, dim=dim, groups=n),nn.Parameter(torch.zeros(1))
 
     def map(self, f:Tensor, t:Tensor)->Tensor: # `(B, 1, [S,] H, W)`, 0-1
         cos = F.cosine_similarity(f, _wide(self.key(t), f), dim=1)[:, None]
@@ -60,9 +60,9 @@ class ExpertRoute(nn.Module):
         k:int=4     # experts
     ):
         super().__init__()
-        conv,self.k = _conv(dim),k
-        self.key,self.gate = nn.Linear(nt, n),conv(2*n, k, 1)
-        self.experts = nn.Sequential(conv(n, k*n, 1), nn.GELU(), conv(k*n, k*n, 1, groups=k))
+        conv,self.k = partial(conv_nd, ks=1, dim=dim),k
+        self.key,self.gate = nn.Linear(nt, n),conv(2*n, k)
+        self.experts = nn.Sequential(conv(n, k*n), nn.GELU(), conv(k*n, k*n, groups=k))
         self.g = nn.Parameter(torch.zeros(1))
 
     def share(self, f:Tensor, t:Tensor)->tuple: # of the best two, of all: each `(B, k, [S,] H, W)`
@@ -107,7 +107,7 @@ class CrossAttention(nn.Module):
     ):
         super().__init__()
         self.k,self.kv = k,nn.Linear(nt, 2*k*n)
-        self.q,self.out = (_conv(dim)(n, n, 1) for _ in range(2))
+        self.q,self.out = (conv_nd(n, n, 1, dim) for _ in range(2))
         for w in self.out.parameters(): nn.init.zeros_(w)
 
     def forward(self, f:Tensor, t:Tensor, note:list|None=None)->Tensor: # what to add to `f`

@@ -7,6 +7,8 @@ __all__ = ['Norm', 'MDTA', 'GDFN', 'Transformer3D']
 
 # %% ../../nbs/layers/transformer3d.ipynb #70cc03ca
 import torch, torch.nn.functional as F
+from functools import partial
+from .sizes import conv_nd
 from torch import nn, Tensor
 
 # %% ../../nbs/layers/transformer3d.ipynb #d3238201
@@ -15,8 +17,6 @@ class Norm(nn.LayerNorm):
     def forward(self, x:Tensor)->Tensor: return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 # %% ../../nbs/layers/transformer3d.ipynb #09426e5c
-def _conv(dim): return nn.Conv3d if dim==3 else nn.Conv2d
-
 class MDTA(nn.Module):
     "Transposed attention with depthwise convolutions (Restormer), in 2D or 3D."
     def __init__(self,
@@ -25,9 +25,9 @@ class MDTA(nn.Module):
         dim:int=3  # 3 or 2
     ):
         super().__init__()
-        conv,self.heads = _conv(dim),heads
-        self.qkv = nn.Sequential(conv(n, 3*n, 1, bias=False), conv(3*n, 3*n, 3, padding=1, groups=3*n, bias=False))
-        self.tau,self.out = nn.Parameter(torch.ones(heads, 1, 1)),conv(n, n, 1, bias=False)
+        conv,self.heads = partial(conv_nd, dim=dim, bias=False),heads
+        self.qkv = nn.Sequential(conv(n, 3*n, 1), conv(3*n, 3*n, groups=3*n))
+        self.tau,self.out = nn.Parameter(torch.ones(heads, 1, 1)),conv(n, n, 1)
 
     def attend(self, x:Tensor)->tuple: # attention `(B, heads, n/heads, n/heads)`, values
         q,k,v = self.qkv(x).flatten(2).unflatten(1, (3, self.heads, -1)).unbind(1)
@@ -46,9 +46,9 @@ class GDFN(nn.Module):
         dim:int=3       # 3 or 2
     ):
         super().__init__()
-        conv,nh = _conv(dim),int(ffn*n)
-        self.up = nn.Sequential(conv(n, 2*nh, 1, bias=False), conv(2*nh, 2*nh, 3, padding=1, groups=2*nh, bias=False))
-        self.out = conv(nh, n, 1, bias=False)
+        conv,nh = partial(conv_nd, dim=dim, bias=False),int(ffn*n)
+        self.up = nn.Sequential(conv(n, 2*nh, 1), conv(2*nh, 2*nh, groups=2*nh))
+        self.out = conv(nh, n, 1)
 
     def forward(self, x:Tensor)->Tensor: # `(B, n, [S,] H, W)`, both
         a,b = self.up(x).chunk(2, 1)

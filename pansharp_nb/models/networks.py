@@ -34,8 +34,7 @@ def build(
     if name not in networks:
         near = ', '.join(difflib.get_close_matches(name, networks, 3, .4)) or ', '.join(networks)
         raise ValueError(f'unknown network {name!r}: did you mean {near}?')
-    if name!='SUM-DUN' or knobs.get('bands'): knobs = dict(bands=bands) | knobs
-    return networks[name](ratio=ratio, **knobs)
+    return networks[name](bands, ratio=ratio, **knobs)
 
 # %% ../../nbs/models/networks.ipynb #20c4a5ec
 def as_method(

@@ -7,10 +7,11 @@ __all__ = ['unshuffle', 'shuffle', 'Down', 'Up', 'Same', 'Path', 'Ends', 'SPMN',
 
 # %% ../../nbs/models/sumdun.ipynb #830b7111
 import torch
+from functools import partial
 from torch import nn, Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 from ..layers.gdm import GDM
-from ..layers.sizes import fit, upsample
+from ..layers.sizes import conv_nd, fit, upsample
 from ..layers.spim import SPIM
 from ..layers.transformer3d import Transformer3D
 
@@ -56,9 +57,7 @@ class Path(nn.Module):
         depth:int=3     # kernel size along the bands
     ):
         super().__init__()
-        nd,pad = (nn.Conv3d, (depth//2, 1, 1)) if dim==3 else (nn.Conv2d, 1)
-        def conv(a, b): return nd(a, b, (depth, 3, 3) if dim==3 else 3, padding=pad)
-        def one(a, b): return nd(a, b, 1)
+        conv,one = partial(conv_nd, dim=dim, depth=depth),partial(conv_nd, ks=1, dim=dim)
         self.relay,many = relay,scales>1
         self.down = nn.ModuleList(Down(c, conv) if many else Same() for c in (n, 2*n))
         self.up = nn.ModuleList(Up(c, conv, one) if many else Same() for c in (4*n, 2*n)) if relay else None
@@ -74,8 +73,7 @@ class Ends(nn.Module):
     "Where images become features and features an image."
     def __init__(self, c:int, n:int, dim:int): # channels of an image, of features; 3 or 2
         super().__init__()
-        conv = nn.Conv3d if dim==3 else nn.Conv2d
-        self.x,self.m,self.out = (conv(*io, 3, padding=1) for io in ((c, n), (c, n), (n, c)))
+        self.x,self.m,self.out = (conv_nd(*io, dim=dim) for io in ((c, n), (c, n), (n, c)))
 
 class SPMN(nn.Module):
     "Semantic-guided proximal mapping network (Eq. 6): SPIM, then Transformer blocks."
@@ -96,7 +94,7 @@ class Lifted(GDM):
 
 # %% ../../nbs/models/sumdun.ipynb #58222da0
 class Stages(nn.Module):
-    "GDM and SPMN, stage by stage."
+    "GDM and SPMN, five times along the U."
     def __init__(self,
         ns, blocks, heads, # channels, Transformer blocks and heads of each stage
         gdm,               # makes operators: `gdm(n, uses=…)`
@@ -115,9 +113,16 @@ class Stages(nn.Module):
         i,use = self.use[k]
         return x + self.spmn[k](self.gdm[i](x, m, p, use), t, note)
 
-    def forward(self, k:int, x:Tensor, m:Tensor, p:Tensor, t:Tensor, note:list)->Tensor: # like `x`
-        if self.save and torch.is_grad_enabled(): return recompute(self.step, k, x, m, p, t, note, use_reentrant=False)
-        return self.step(k, x, m, p, t, note)
+    def one(self, k, *args):
+        if self.save and torch.is_grad_enabled(): return recompute(self.step, k, *args, use_reentrant=False)
+        return self.step(k, *args)
+
+    def forward(self, x:Tensor, m:tuple, p:tuple, t:Tensor, note:list, path:Path)->Tensor: # like `x`; `m, p` of each stage, the way of `x`
+        x1 = self.one(0, x, m[0], p[0], t, note)
+        x2 = self.one(1, path.down[0](x1), m[1], p[1], t, note)
+        x3 = self.one(2, path.down[1](x2), m[2], p[2], t, note)
+        x4 = self.one(3, path.up[0](x3, x2), m[3], p[3], t, note)
+        return self.one(4, path.up[1](x4, x1), m[4], p[4], t, note)
 
 # %% ../../nbs/models/sumdun.ipynb #f2943091
 def _text(t, ms, nt, drop): # (B, nt) on the device of ms
@@ -157,7 +162,7 @@ class SUMDUN(nn.Module):
         dim,relay,scales = int(prox[0]),relay=='relay',3 if multiscale else 1
         ns = [d, 2*d, 4*d, 2*d, d] if multiscale else [d]*5
         self.ends = nn.ModuleDict({str(c): Ends(c, d, dim) for c in self.bands} or dict(any=Ends(1, d, 3)))
-        self.pan = nn.Conv2d(1, d, 3, padding=1) if dim==2 else nn.Conv3d(1, d, (1, 3, 3), padding=(0, 1, 1))
+        self.pan = conv_nd(1, d, dim=dim, depth=1)
         self.x_path,self.m_path,self.p_path = Path(d, dim, True, scales),Path(d, dim, relay, scales),Path(d, dim, relay, scales, pan_depth)
         def gdm(n, uses): return (GDM if op==prox else Lifted)(n, r=ratio, dim=int(op[0]), pan_term=pan_term, uses=uses)
         def spmn(n, b, h): return SPMN(n, b, h, dim, kind=spim, nt=text_dim, route=route)
@@ -175,11 +180,6 @@ class SUMDUN(nn.Module):
         def vol(v): return v if self.bands else v[:, None]
         x,ends,t = upsample(ms, self.ratio),self.ends[str(c)],_text(t, ms, self.text[0], self.training*self.text[1])
         m,p = self.m_path(ends.m(vol(ms))),self.p_path(self.pan(vol(pan)))
-        down,up = self.x_path.down,self.x_path.up
-        x1 = self.stages(0, ends.x(vol(x)), m[0], p[0], t, note)
-        x2 = self.stages(1, down[0](x1), m[1], p[1], t, note)
-        x3 = self.stages(2, down[1](x2), m[2], p[2], t, note)
-        x4 = self.stages(3, up[0](x3, x2), m[3], p[3], t, note)
-        x5 = self.stages(4, up[1](x4, x1), m[4], p[4], t, note)
-        x = (x + ends.out(x5).reshape(x.shape))[crop]
+        z = self.stages(ends.x(vol(x)), m, p, t, note, self.x_path)
+        x = (x + ends.out(z).reshape(x.shape))[crop]
         return (x, dict(load=sum(note, x.new_zeros(())))) if aux else x
