@@ -12,13 +12,16 @@ from functools import cache, partial
 from pathlib import Path
 from .classical import multiresolution, substitution, variational
 from .data.degrade import wald
+from .data.patches import parts
 from .data.scenes import crop, open_scene, scene_sensor, to_tensors, trim_nodata
 from .data.sensors import sensor as as_sensor
 from .data.synthetic import made_up
 from .metrics.noreference import noreference_metrics
 from .metrics.reference import reference_metrics
+from . import weights
 from .models import counting, networks
 from .settings import scenes_dir
+from tqdm import tqdm
 
 # %% ../nbs/scoring.ipynb #0ed0070c
 families = dict(mra=multiresolution, cs=substitution, vo=variational)
@@ -29,7 +32,7 @@ def catalogue(
     "Every method."
     rows = [dict(name=n, family=f, paper=m.papers[n], parameters=0, macs=0) for f,m in families.items() for n in m.methods]
     rows += [dict(name=n, family='network', paper=networks.papers[n], **(_size(n) if count else {})) for n in networks.networks]
-    return pd.DataFrame(rows).assign(weights=False)
+    return pd.DataFrame([r | dict(weights=r['family']=='network' and weights.has_weights(r['name'])) for r in rows])
 
 @cache
 def _size(name):
@@ -40,24 +43,32 @@ def _size(name):
 def method(
     name:str # as in `catalogue`, any case
 ): # `method(ms, pan, sensor) -> x`
-    "Look a method up; raises `ValueError` with near names."
-    known = {n: fn for m in families.values() for n,fn in m.methods.items()} | dict.fromkeys(networks.networks)
-    hit = {n.lower(): n for n in known}.get(name.lower())
-    near = ', '.join(difflib.get_close_matches(name, known, 3, .4)) or ', '.join(known)
+    "Look a method up; raises `ValueError` with near names. A network's weights are read when it is first used."
+    hit = _known(name)
+    if hit in networks.networks: return weights.trained(hit)
+    return next(m.methods[hit] for m in families.values() if hit in m.methods)
+
+def _known(name): # the name as we spell it
+    every = _classical() + list(networks.networks)
+    hit = {n.lower(): n for n in every}.get(name.lower())
+    near = ', '.join(difflib.get_close_matches(name, every, 3, .4)) or ', '.join(every)
     if hit is None: raise ValueError(f'unknown method {name!r}: did you mean {near}? `pansharp-nb methods` lists all')
-    if known[hit] is None: raise ValueError(f'{hit} has no trained weights: train it, then `models.networks.as_method(net)` is a method')
-    return known[hit]
+    if hit in networks.networks and not weights.has_weights(hit):
+        raise ValueError(f'{hit} has no trained weights here: `pansharp-nb train --model {hit}` makes them')
+    return hit
+
+def _classical(): return [n for m in families.values() for n in m.methods]
 
 # %% ../nbs/scoring.ipynb #b9a65e0c
 def names(
     methods='all' # `all`, a name, names separated by commas, or a list
 )->list:
     "Method names in the order of `catalogue`; each is known, and `all` means all that can run: a network needs weights."
-    every = [n for m in families.values() for n in m.methods]
+    every = _classical() + [n for n in networks.networks if weights.has_weights(n)]
     if methods=='all': return every
     asked = [m.strip() for m in methods.split(',')] if isinstance(methods, str) else list(methods)
-    found = [method(m) for m in asked]
-    return [n for n in every if method(n) in found]
+    found = [_known(m) for m in asked]
+    return [n for n in every if n in found]
 
 # %% ../nbs/scoring.ipynb #be2d5c4b
 def pair(
@@ -91,21 +102,23 @@ def score(
     methods='all',            # as in `names`
     convention:str='toolbox', # metric conventions
     device='cpu', dtype=torch.float64, seed:int=0,
-    profile:str='user'        # goes into the frame: what kind of run this is
+    profile:str='user',       # goes into the frame: what kind of run this is
+    progress:bool=False       # a bar over the methods, on standard error
 )->pd.DataFrame:              # `method, scene, sensor, protocol, metric, value, seed, profile, weights`
     "Fuse a scene by each method and judge the results."
     ms,pan,ref,s = pair(ds, protocol, device, dtype)
     scene,rows = ds.attrs.get('name', 'scene'),[]
-    for m in names(methods):
+    for m in tqdm(names(methods), disable=None if progress else True, unit='method', leave=False):
         torch.manual_seed(seed)
         try: x = _finite(method(m)(ms, pan, s))
         except ValueError as e:
             if methods!='all': raise ValueError(f'{m} on {scene}: {e}') from None
             warnings.warn(f'{scene}: {m} left out: {e}', stacklevel=2)
             continue
-        rows += [dict(method=m, metric=k, value=v) for k,v in judge(x, ms, pan, ref, s, convention).items()]
-    df = pd.DataFrame(rows, columns=['method', 'metric', 'value'])
-    df = df.assign(scene=scene, sensor=s.name, protocol=protocol, seed=seed, profile=profile, weights='-')
+        w = weights.label(m, ms.shape[1], pan.shape[-1]//ms.shape[-1]) if m in networks.networks else '-'
+        rows += [dict(method=m, metric=k, value=v, weights=w) for k,v in judge(x, ms, pan, ref, s, convention).items()]
+    df = pd.DataFrame(rows, columns=['method', 'metric', 'value', 'weights'])
+    df = df.assign(scene=scene, sensor=s.name, protocol=protocol, seed=seed, profile=profile)
     return df[columns]
 
 # %% ../nbs/scoring.ipynb #b7514ea3
@@ -116,7 +129,7 @@ def _finite(x):
     return x
 
 # %% ../nbs/scoring.ipynb #8b37fed9
-held_out = {'WV2_imgWV2': slice(224, 320)} # MS rows kept for testing
+held_out = {n: p['test'] for n,p in parts.items()} # MS rows kept for testing
 
 def _is_test(f):
     with xr.open_dataset(f, engine='h5netcdf') as d: return d.attrs.get('split')=='test' or f.stem in held_out

@@ -15,7 +15,7 @@ _smoke = dict(size=128, sensors='IKONOS,WV2', methods='EXP,GSA,BDSD,AWLP,MTF-GLP
 _quick = dict(size=256, sensors='QB,IKONOS,WV2,WV3', methods='all')
 _paper = dict(size=512, sensors='all', methods='all')
 defaults = {'profile.smoke': _smoke, 'profile.quick': _quick, 'profile.paper': _paper,
-    'paths': dict(data='data', reports='reports')}
+    'paths': dict(data='data', reports='reports', weights='weights')}
 
 # %% ../nbs/00_settings.ipynb #191c61c9
 def root(
