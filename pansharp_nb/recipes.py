@@ -70,9 +70,9 @@ paper = {'PreMix-B': _premix, 'PreMix-H': _premix,
 
 # %% ../nbs/recipes.ipynb #763e7ef1
 # chkstyle: skip
-_quick = Recipe(steps=1000, lr=2e-3, optimiser='adamw', decay=1e-4, schedule='cosine', warmup=30, clip=.1, scaling='gs', augment=True, jitter=1)
+_quick = Recipe(steps=1000, lr=2e-3, optimiser='adamw', decay=1e-4, schedule='cosine', warmup=30, clip=.1, scaling='gs', augment=True)
 _heavy = replace(_quick, batch=8, patch=32, lr=1e-3)
-_blind = replace(_quick, steps=300, protocol='full', batch=4, lr=5e-4, jitter=0, scaling='scene')
+_blind = replace(_quick, steps=300, protocol='full', batch=4, lr=5e-4, scaling='scene')
 quick = {n: _quick for n in paper} | {'PreMix-B': replace(_quick, steps=1200), 'PreMix-H': replace(_quick, steps=1200, batch=8),
     'MFMIF-Net': replace(_heavy, steps=1500, loss='two_scale_l2', loss_args=dict(norm='l1', lam=.5), knobs=dict(global_residual=True)),
     'DCFNet': replace(_heavy, steps=1200), 'SUM-DUN': replace(_heavy, steps=600, batch=4, bands=(4, 8)),
@@ -82,6 +82,7 @@ quick = {n: _quick for n in paper} | {'PreMix-B': replace(_quick, steps=1200), '
     'PGCU': replace(_quick, patch=128, batch=4, loss='pgcu'), 'LDPNet': replace(_blind, loss='ldp', scaling='peak'), 'SFINet': replace(_heavy, clip=.01),
     'MSDDN': replace(_heavy, clip=.01), 'ADKNet': _heavy, 'UTSN': _heavy, 'AWFLN': _heavy, 'MDCUN': _heavy, 'BDPN': _heavy,
     'PNN': replace(_quick, lr=1e-3), 'A-PNN': replace(_quick, lr=1e-3)}
+for r in (paper, quick): r['A-PNN-TA'] = r['A-PNN']
 recipes = dict(paper=paper, quick=quick)
 
 # %% ../nbs/recipes.ipynb #504ff41c

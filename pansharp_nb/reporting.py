@@ -7,7 +7,7 @@ __all__ = ['higher', 'digits', 'leaderboard', 'to_md', 'to_tex', 'to_html', 'boa
            'best_of_families', 'is_free', 'seen', 'diagram', 'provenance', 'lead', 'banner', 'write', 'jpeg', 'save']
 
 # %% ../nbs/reporting.ipynb #2348c85d
-import base64, hashlib, io, json, os, subprocess, time
+import base64, hashlib, io, json, os, time
 import jinja2, matplotlib.pyplot as plt, numpy as np, pandas as pd, scooby, torch
 from pathlib import Path
 from . import scoring, settings
@@ -214,13 +214,6 @@ def _arrow(ax, a, b, start, end, aspect, bend=0, text=''):
     ax.text(x, y-.06, text, fontsize=6, ha='center', va='bottom', color='#444', zorder=5)
 
 # %% ../nbs/reporting.ipynb #0fa8af0d
-def _commit():
-    def git(*a): return subprocess.run(['git', *a], cwd=settings.root(), stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    try: head,dirty = git('rev-parse', 'HEAD'),git('status', '--porcelain', '--untracked-files=no', '--', 'pansharp_nb', 'nbs')
-    except OSError: return None
-    return None if head.returncode else head.stdout.strip() + ('+changes' if dirty.stdout.strip() else '')
-
-# %% ../nbs/reporting.ipynb #704d1860
 def provenance(
     parameters:dict, # of the notebook
     files=(),        # inputs, hashed
@@ -232,7 +225,7 @@ def provenance(
     versions = {k: str(v) for k,v in scooby.Report(core=core, optional=[], additional=[]).to_dict().items() if k in core+['Python', 'CPU(s)', 'OS']}
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     sha = {Path(f).name: hashlib.sha256(Path(f).read_bytes()).hexdigest() for f in files}
-    return dict(parameters=parameters, **more, commit=_commit(), versions=versions, gpu=gpu, inputs_sha256=sha,
+    return dict(parameters=parameters, **more, commit=settings.commit(), versions=versions, gpu=gpu, inputs_sha256=sha,
         date=time.strftime('%Y-%m-%d'), wall_seconds=round(seconds, 1))
 
 # %% ../nbs/reporting.ipynb #636531ad

@@ -6,7 +6,7 @@
 __all__ = ['objectives', 'Task', 'rate', 'Ground', 'train', 'run', 'spelled']
 
 # %% ../nbs/training.ipynb #ab8860d3
-import difflib, json, logging, math, os, subprocess, time, torch, warnings
+import copy, difflib, json, logging, math, os, time, torch, warnings
 import lightning.pytorch as L
 from dataclasses import asdict
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
@@ -20,7 +20,7 @@ from . import __version__
 from .models.baselines.ldpnet import ldp_loss
 from .models.networks import build, networks
 from .recipes import Recipe
-from .settings import root
+from .settings import commit
 from .weights import save_weights
 from pathlib import Path
 
@@ -230,19 +230,26 @@ def run(
     card = dict(name=model, bands=bands, ratio=ratio, scaling=recipe.scaling, knobs=recipe.knobs, recipe=name, words=asdict(recipe),
         steps=data.steps, seed=seed, without=list(without), minutes=round(clock.seconds/60, 1), machine=_machine(data.trainer),
         precision=precision, validation=clock.curve,
-        data=sorted({(g.file.stem, g.licence) for gs in data.train for g in gs}), package=__version__, commit=_commit())
-    save_weights(file, net, card)
+        data=sorted({(g.file.stem, g.licence) for gs in data.train for g in gs}), package=__version__, commit=commit())
+    cost = _cost_of_half(net, data)
+    save_weights(file, net, card | dict(half_costs_db=round(cost, 4)), half=cost<.01)
     return file
+
+# %% ../nbs/training.ipynb #66b025d0
+@torch.no_grad()
+def _cost_of_half(net, data): # dB
+    if not data.val: return 0.
+    half = copy.deepcopy(net).eval()
+    half.load_state_dict({k: v.half().to(v.dtype) if v.is_floating_point() else v for k,v in net.state_dict().items()})
+    strips = [data.transfer_batch_to_device(b, next(net.parameters()).device, 0) for b in data.val_dataloader()]
+    def mean(f): return sum(psnr(b['scale'].back(f(b['ms'], b['pan'])), b['gt'], b['sensor'].peak).item() for b in strips)/len(strips)
+    return mean(net.eval()) - mean(half)
 
 # %% ../nbs/training.ipynb #75df1621
 def _machine(trainer):
     d = trainer.strategy.root_device
     name = torch.cuda.get_device_name(d) if d.type=='cuda' else f'{os.cpu_count()} CPU cores'
     return f'{trainer.world_size} x {name}, torch {torch.__version__}'
-
-def _commit():
-    p = subprocess.run(['git', 'rev-parse', '--short', 'HEAD'], capture_output=True, text=True, cwd=root())
-    return p.stdout.strip() or None
 
 # %% ../nbs/training.ipynb #8ec63289
 def spelled(

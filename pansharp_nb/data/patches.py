@@ -42,11 +42,12 @@ def grounds(
     ratio:int=4,
     protocol:str='reduced', # `full` leaves out reduced triplets and keeps the rest at its own scale
     part:str='train',       # `train`, or `val`: the bottom eighth of each scene
-    without=()              # sensors or scene names to leave out
+    without=(),             # sensors or scene names to leave out
+    max_shift:float=.45     # of PAN against the truth of a triplet, PAN pixels
 )->list:                    # of `Ground`
     "What there is to train on; raises `ValueError` if there is nothing."
     files = _files(scenes)
-    found = [g for f in files for g in _of_file(f, bands, ratio, protocol, part, without)]
+    found = [g for f in files for g in _of_file(f, bands, ratio, protocol, part, without, max_shift)]
     said = f'no scene with {bands} bands at ratio {ratio} to train on in {scenes}'
     if not found: raise ValueError(f'{said}: {len(files)} files looked at; scenes of the split `test` do not count')
     return found
@@ -59,7 +60,7 @@ def _files(scenes):
     return sorted([*p.glob('*.nc'), *p.glob('*.h5'), *(d.parent for d in p.glob('*/MS_256'))])
 
 # %% ../../nbs/data/patches.ipynb #875fd3a6
-def _of_file(f, bands, ratio, protocol, part, without):
+def _of_file(f, bands, ratio, protocol, part, without, max_shift):
     try: ds = open_scene(f)
     except ValueError as e:
         if 'has no PAN' in str(e): return []
@@ -68,6 +69,7 @@ def _of_file(f, bands, ratio, protocol, part, without):
     take,truth = _take(s.bands, bands),'gt' in ds and protocol=='reduced'
     triplet = a.get('kind')=='reduced_resolution_triplet'
     if a.get('split')=='test' or a['ratio']!=ratio or not take or {s.name, f.stem} & set(without) or (protocol=='full' and triplet): return []
+    if protocol=='reduced' and np.abs(a.get('pan_shift_px', 0)).max()>(max_shift if triplet else 1): return []
     span = _span(ds, f.stem, part, ratio if truth or protocol=='full' else 1)
     if span is None: return []
     k = ratio if truth or protocol=='full' else 1
