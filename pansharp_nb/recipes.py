@@ -70,11 +70,11 @@ paper = {'PreMix-B': _premix, 'PreMix-H': _premix,
 
 # %% ../nbs/recipes.ipynb #763e7ef1
 # chkstyle: skip
-_quick = Recipe(steps=1000, lr=2e-3, optimiser='adamw', decay=1e-4, schedule='cosine', warmup=30, clip=.1, scaling='gs', augment=True)
+_quick = Recipe(steps=1000, lr=2e-3, loss='l12', optimiser='adamw', decay=1e-4, schedule='cosine', warmup=30, clip=1, scaling='gs', augment=True)
 _heavy = replace(_quick, batch=8, patch=32, lr=1e-3)
 _blind = replace(_quick, steps=300, protocol='full', batch=4, lr=5e-4, scaling='scene')
 quick = {n: _quick for n in paper} | {'PreMix-B': replace(_quick, steps=1200), 'PreMix-H': replace(_quick, steps=1200, batch=8),
-    'MFMIF-Net': replace(_heavy, steps=1500, loss='two_scale_l2', loss_args=dict(norm='l1', lam=.5), knobs=dict(global_residual=True)),
+    'MFMIF-Net': replace(_heavy, steps=1500, loss='two_scale_l2', loss_args=dict(norm='l12', lam=.5), knobs=dict(global_residual=True)),
     'DCFNet': replace(_heavy, steps=1200), 'SUM-DUN': replace(_heavy, steps=600, batch=4, bands=(4, 8)),
     'SIDP': replace(_blind, loss='sidp', scaling='peak', knobs=dict(global_residual=True)), 'Z-PNN': replace(_blind, loss='zpnn'),
     'lambda-PNN': replace(_blind, loss='lambda_pnn'), 'GPPNN': replace(_quick, steps=500), 'LAGConv': replace(_quick, steps=500, lr=1e-3),

@@ -52,6 +52,8 @@ def _known(name): # the name as we spell it
     every = _classical() + list(networks.networks)
     hit = {n.lower(): n for n in every}.get(name.lower())
     near = ', '.join(difflib.get_close_matches(name, every, 3, .4)) or ', '.join(every)
+    why = {n.lower(): f'{n} is not reproduced: {t}' for n,t in networks.absent.items()}.get(name.lower())
+    if why: raise ValueError(why)
     if hit is None: raise ValueError(f'unknown method {name!r}: did you mean {near}? `pansharp-nb methods` lists all')
     if hit in networks.networks and not weights.has_weights(hit):
         raise ValueError(f'{hit} has no trained weights here: `pansharp-nb train --model {hit}` makes them')

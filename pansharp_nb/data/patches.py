@@ -7,10 +7,11 @@ __all__ = ['parts', 'Ground', 'grounds', 'turn', 'shake', 'variant', 'Batches']
 
 # %% ../../nbs/data/patches.ipynb #60b655ba
 import h5py, math
-import numpy as np, torch, torch.nn.functional as F
+import numpy as np, torch
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from .degrade import decimate, mtf_filter, wald
+from .registration import move
 from .scaling import band_order, scale_of
 from .scenes import crop, open_scene, samples, scene_sensor, to_tensors, trim_nodata
 from .sensors import Sensor
@@ -96,12 +97,6 @@ def turn(x:Tensor, k:int)->Tensor: # `(..., H, W)`; k = 0 to 7
     "One of the eight turns and flips of a square."
     return torch.rot90(x.flip(-1) if k>=4 else x, k%4, (-2, -1))
 
-def _move(x, dy, dx): # by a part of a pixel, bicubic, border repeated
-    H,W = x.shape[-2:]
-    y,x0 = torch.arange(H)+dy, torch.arange(W)+dx
-    g = torch.stack(torch.meshgrid(2*(y+.5)/H-1, 2*(x0+.5)/W-1, indexing='ij')[::-1], -1)
-    return F.grid_sample(x, g[None].to(x), 'bicubic', 'border', align_corners=False)
-
 # %% ../../nbs/data/patches.ipynb #16a0dd57
 def shake(
     pan:Tensor, gt:Tensor,  # `(1, 1, H, W)`, `(1, C, H, W)`
@@ -111,7 +106,8 @@ def shake(
     "The pair that some other camera would have taken of `gt`."
     gains = (rng.uniform(.18, .42)+rng.normal(0, .02, gt.shape[1])).clip(.15, .45)
     dy,dx,py,px = rng.uniform(-.75, .75, 4)
-    return decimate(_move(mtf_filter(gt, gains, r), dy, dx), r), _move(pan, py, px)
+    def by(y, x): return torch.tensor([[y, x]], dtype=gt.dtype)
+    return decimate(move(mtf_filter(gt, gains, r), by(dy, dx)), r), move(pan, by(py, px))
 
 # %% ../../nbs/data/patches.ipynb #dd356a96
 @lru_cache(maxsize=768)
@@ -122,7 +118,9 @@ def variant(
     scaling:str='peak'
 )->tuple:                             # `ms`, `pan`, `gt` (or `None`) on [0, 1], `Scale`, `Sensor`
     "One scene as a network sees it."
-    ms,pan,gt = (t if t is None else turn(t, k) for t in _tensors(g))
+    ms,pan,gt = _tensors(g)
+    if gt is None and protocol!='full': ms,pan = _whole_cells(ms, pan)
+    ms,pan,gt = (t if t is None else turn(t, k) for t in (ms, pan, gt))
     s = g.sensor
     i = [list(s.bands).index(b) for b in g.take]
     ms,gt,s = ms[:, i],gt if gt is None else gt[:, i],s.select(g.take)
@@ -132,6 +130,12 @@ def variant(
     if jitter and gt is not None: ms,pan = shake(pan, gt, r, np.random.default_rng((jitter, k)))
     c = scale_of(ms, pan, s, scaling)
     return *c(ms, pan), gt if gt is None else c.there(gt), c, s
+
+# %% ../../nbs/data/patches.ipynb #7458e9ab
+def _whole_cells(ms, pan):
+    r = pan.shape[-1]//ms.shape[-1]
+    h,w = (n//r*r for n in ms.shape[-2:])
+    return ms[..., :h, :w], pan[..., :r*h, :r*w]
 
 # %% ../../nbs/data/patches.ipynb #58ee8667
 def _tensors(g): # `ms, pan, gt` of a ground in digital numbers

@@ -7,7 +7,8 @@ __all__ = ['Scale', 'scale_of', 'band_order']
 
 # %% ../../nbs/data/scaling.ipynb #fbdf4609
 import torch, torch.nn.functional as F
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from .registration import move, placement
 from .sensors import sensor as as_sensor
 from torch import Tensor
 
@@ -21,11 +22,17 @@ class Scale:
     pan:tuple    # offset and span of PAN, each `(B, 1, 1, 1)`
     mid:float    # m
     clip:bool    # clip to [0, 1] on the way back
+    by:tuple=None # how far MS and PAN move first, `(B, 2)` each
 
-    def __call__(self, ms, pan): return [self.there(ms), self.mid+(pan-self.pan[0])/self.pan[1]]
+    def __call__(self, ms, pan):
+        if self.by: ms,pan = map(move, (ms, pan), self.by)
+        return [self.there(ms), self.mid+(pan-self.pan[0])/self.pan[1]]
+
     def there(self, x): return self.mid + _mix(self.M, x-self.o)
     def back(self, x): return _mix(self.Mi, (x.clamp(0, 1) if self.clip else x)-self.mid) + self.o
-    def to(self, d): return Scale(*(t.to(d) for t in (self.o, self.M, self.Mi)), tuple(t.to(d) for t in self.pan), self.mid, self.clip)
+    def to(self, d):
+        pan,by = (t and tuple(v.to(d) for v in t) for t in (self.pan, self.by))
+        return Scale(*(t.to(d) for t in (self.o, self.M, self.Mi)), pan, self.mid, self.clip, by)
 
 def _mix(m, x): return (m @ x.flatten(2)).view_as(x)
 
@@ -42,11 +49,9 @@ def scale_of(
     if how=='peak':
         top = ms.new_tensor(float(as_sensor(sensor).peak)).view(1, 1, 1, 1)
         return Scale(0*top, one/top[0], one*top[0], (0*top, top), 0., True)
+    if how=='gs': return _registered(ms, pan)
     (o,s),(op,sp) = (_moments(t) for t in (ms, pan))
-    if how=='scene': return Scale(o, one/(8*s[..., 0]), one*8*s[..., 0], (op, 8*sp), .5, False)
-    M,Mi,gain = _gram_schmidt((ms-o)/s, (pan-op)/sp)
-    k = 8*ms.shape[1]**.5
-    return Scale(o, M/s[..., 0].mT/k, Mi*s[..., 0]*k, (op, k*sp/gain), .5, False)
+    return Scale(o, one/(8*s[..., 0]), one*8*s[..., 0], (op, 8*sp), .5, False)
 
 def _moments(t): # mean and standard deviation of each band
     return t.mean((2, 3), keepdim=True), t.std((2, 3), keepdim=True).clamp_min(1e-6*t.abs().amax().clamp_min(1))
@@ -69,6 +74,19 @@ def _orthogonal(u): # (B, C, C-1): the Householder mirror that takes the first a
     v = u - torch.eye(u.shape[1], dtype=u.dtype, device=u.device)[:, :1]
     H = torch.eye(u.shape[1], dtype=u.dtype, device=u.device) - 2*v@v.mT/(v.mT@v).clamp_min(1e-12)
     return H[:, :, 1:]
+
+# %% ../../nbs/data/scaling.ipynb #7d67bf86
+def _registered(ms, pan):
+    first = _in_pan_coordinates(ms, pan)
+    by = placement(first.there(ms)[:, :1], pan)
+    if not (by[0].any() or by[1].any()): return first
+    return replace(_in_pan_coordinates(*map(move, (ms, pan), by)), by=by)
+
+def _in_pan_coordinates(ms, pan):
+    (o,s),(op,sp) = (_moments(t) for t in (ms, pan))
+    M,Mi,gain = _gram_schmidt((ms-o)/s, (pan-op)/sp)
+    k = 8*ms.shape[1]**.5
+    return Scale(o, M/s[..., 0].mT/k, Mi*s[..., 0]*k, (op, k*sp/gain), .5, False)
 
 # %% ../../nbs/data/scaling.ipynb #7781ed22
 _canon = 'C B G Y R RE NIR NIR1 NIR2 SWIR1 SWIR2 CIRRUS TIR1 TIR2'.split()
