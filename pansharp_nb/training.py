@@ -194,7 +194,7 @@ def _claim(out, said, resume):
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out/'.part').touch()
-        (out/'.part').unlink()
+        for p in (out/'.part', *out.glob('*.part')): p.unlink(missing_ok=True) # of a run that was killed
     except OSError as e: raise OSError(f'cannot write to {out}: {e.strerror}; choose another folder') from None
     if last.exists() and not resume: raise ValueError(f'{out} holds a run: go on with --resume, or choose another folder')
     if last.exists() and words.exists():

@@ -142,7 +142,7 @@ def adapt(
     ms:Tensor, pan:Tensor,  # the image, digital numbers `(B, C, h, w)`, `(B, 1, r*h, r*w)`
     sensor,                 # name or `Sensor`
     steps:int=50, lr:float=None, # default `pnn_rate`
-    scaling:str='peak',     # `peak` or `scene`, as in `as_method`
+    scaling:str='peak',     # as in `as_method`
     log:list=None           # receives the loss before each step, and at the end
 )->nn.Module:               # an adapted copy, in `eval` mode
     "Target adaptation of A-PNN: absolute error on the image itself, one scale down."
@@ -163,7 +163,7 @@ def zero_shot(
     sensor, steps:int=100,  # name or `Sensor`
     loss=zpnn_loss,         # or `lambda_pnn_loss`, or any `loss(x, ms, pan, sensor, threshold, r=r)`
     lr:float=None,          # default as published, else 5e-5
-    scaling:str='peak',     # `peak` or `scene`, as in `as_method`
+    scaling:str='peak',     # as in `as_method`
     log:list=None           # receives the loss before each step, and at the end
 )->nn.Module:               # a tuned copy, in `eval` mode
     "Full-resolution tuning of Z-PNN or lambda-PNN on the image itself, without a reference."
