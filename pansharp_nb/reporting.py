@@ -56,9 +56,12 @@ def to_html(text, rank):
 def boards(
     scores:pd.DataFrame # tidy scores
 )->dict:                # heading -> frames of `leaderboard`
-    "The leaderboard of all scenes, and of each sensor."
-    one = {n: leaderboard(g) for n,g in scores.groupby('sensor')}
-    return {'All scenes': leaderboard(scores)} | (one if len(one)>1 else {})
+    "The leaderboard of the scenes that nine in ten methods could fuse, of all scenes, and of each sensor."
+    n = scores.groupby('scene').method.nunique()
+    most = n[n>=.9*n.max()].index
+    one = {k: leaderboard(g) for k,g in scores.groupby('sensor')}
+    few = {f'{len(most)} scenes that nearly every method can fuse': leaderboard(scores[scores.scene.isin(most)])} if len(most)<len(n) else {}
+    return few | {'All scenes': leaderboard(scores)} | (one if len(one)>1 else {})
 
 # %% ../nbs/reporting.ipynb #88cc9b04
 def broken(
@@ -305,7 +308,7 @@ def save(
     sections = [dict(title=t, table=to_html(*b)) for t,b in bs.items()]
     sections[0]['notes'] = list(notes)
     if figures: sections.insert(1, dict(title='What it looks like', figures=figures))
-    body,first = json.dumps(prov, indent=1),bs['All scenes']
+    body,first = json.dumps(prov, indent=1),next(iter(bs.values()))
     page = _page.render(title=title, lead=said, banner=banner, sections=sections, provenance=body)
     md = '\n\n'.join([f'# {title}', said, *filter(None, [banner]), to_md(*first), *(['Read with care:'] if notes else []), ''.join(f'- {n}\n' for n in notes)])
     tex = f'% {title}. {said} {banner}\n{to_tex(*first)}'

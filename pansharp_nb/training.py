@@ -7,6 +7,7 @@ __all__ = ['objectives', 'Task', 'rate', 'Scenes', 'train', 'run', 'spelled']
 
 # %% ../nbs/training.ipynb #ab8860d3
 import contextlib, copy, difflib, json, logging, math, os, time, torch, warnings
+warnings.filterwarnings('ignore', 'IProgress not found') # lightning imports tqdm.auto, whose advice would put a path of this machine into reports
 import lightning.pytorch as L
 from dataclasses import asdict
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar

@@ -54,6 +54,11 @@ def test_report_through_papermill(nb, tmp_path):
     for ext in ('csv', 'md', 'tex', 'html', 'json'): assert (dst/f'{nb.stem}.{ext}').stat().st_size
     assert json.loads((dst/f'{nb.stem}.json').read_text())['profile']=='smoke'
 
+def test_reports_name_no_machine():
+    "What is committed under reports says nothing of where it was made."
+    said = {p.name: t for p in (root/'reports').rglob('*.*') if 'smoke' not in p.parts and 'site' not in p.parts and p.suffix!='.jpg' for t in [p.read_text()]}
+    assert said and not [n for n,t in said.items() for w in ('site-packages', str(Path.home())+os.sep, str(root)) if w in t]
+
 def test_settings_hold_no_build_keys():
     "settings.ini is the companion's own: nothing of nbdev's or pip's hides there."
     text = (root/'settings.ini').read_text()

@@ -190,6 +190,7 @@ class Batches(torch.utils.data.Dataset):
         def big(t): return t if t is None else t[0, :, y*r:(y+h)*r, x*r:(x+h)*r]
         return dict(ms=ms[0, :, y:y+h, x:x+h], pan=big(pan), gt=big(gt), sensor=s, scale=c, where=f'{g.name} turn {k} row {y*r} column {x*r}')
 
+# %% ../../nbs/data/patches.ipynb #086271bd
 def _shares(gs):
     w = np.array([math.sqrt(g.shape[0]*g.shape[1])*(.25 if g.eight_bit else 1) for g in gs])
     return w/w.sum()
