@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['higher', 'digits', 'leaderboard', 'to_md', 'to_tex', 'to_html', 'boards', 'broken', 'rgb', 'strip',
-           'best_of_families', 'is_free', 'seen', 'diagram', 'provenance', 'lead', 'banner', 'write', 'jpeg', 'save']
+           'best_of_families', 'is_free', 'seen', 'diagram', 'provenance', 'lead', 'banner', 'unlike', 'write', 'jpeg',
+           'save']
 
 # %% ../nbs/reporting.ipynb #2348c85d
 import base64, hashlib, io, json, os, time
@@ -249,6 +250,12 @@ def banner(
     if profile=='paper' and not made: return ''
     return f"{profile.capitalize()} run on {'made-up' if made else 'real'} scenes: these numbers rank methods on no satellite."
 
+# %% ../nbs/reporting.ipynb #d255ff50
+def unlike(scores:pd.DataFrame)->str:
+    "Why the two halves of a comparison must not be subtracted."
+    run = 'Smoke run on made-up scenes: our half means nothing. ' if scores.profile.iloc[0]=='smoke' else ''
+    return f"{run}Other scenes and other trainings than the paper's: compare orders, not values."
+
 # %% ../nbs/reporting.ipynb #4a0a893e
 def write(
     path, text # a `str` or `bytes`
@@ -290,25 +297,34 @@ def jpeg(
     plt.close(fig)
     return base64.b64encode(buf.getvalue()).decode()
 
-# %% ../nbs/reporting.ipynb #43845d01
+# %% ../nbs/reporting.ipynb #520dae25
+def _plain(f, to): # a frame as it is: html, markdown or latex
+    if to=='html': return f.to_html(border=0, classes='board', na_rep='')
+    f = f.set_axis([' '.join(map(str, c)) if isinstance(c, tuple) else str(c) for c in f], axis=1)
+    return f.to_markdown() if to=='md' else f.astype(str).style.format_index(escape='latex', axis=1).format(escape='latex').to_latex(hrules=True)
+
+# %% ../nbs/reporting.ipynb #e872f835
 def save(
     folder, name:str,      # where, under which name
     title:str,             # the page's heading
-    scores:pd.DataFrame,   # tidy
+    scores:pd.DataFrame,   # tidy, or `None` where nothing was fused
     prov:dict,             # from `provenance`
     figures:dict=None,     # caption -> `jpeg` string
     notes=(),              # lines below the first table
-    banner:str=''          # shown above everything
+    banner:str='',         # shown above everything
+    tables:dict=None,      # heading -> frame, before the boards
+    said:str=''            # what was run, if `lead` does not know
 )->Path:                   # the page
     "Write `name.csv`, `.md`, `.tex`, `.json` and `.html`."
-    folder,said,bs = Path(folder),lead(scores),boards(scores)
-    sections = [dict(title=t, table=to_html(*b)) for t,b in bs.items()]
+    none = scores is None
+    folder,tables,said,bs = Path(folder),tables or {},said or lead(scores),{} if none else boards(scores)
+    sections = [dict(title=t, table=_plain(f, 'html')) for t,f in tables.items()] + [dict(title=t, table=to_html(*b)) for t,b in bs.items()]
     sections[0]['notes'] = list(notes)
     if figures: sections.insert(1, dict(title='What it looks like', figures=figures))
-    body,first = json.dumps(prov, indent=1),bs['All scenes']
+    body,first = json.dumps(prov, indent=1),next(iter(tables.values()), None)
+    own,tex = (to_md(*bs['All scenes']), to_tex(*bs['All scenes'])) if first is None else (_plain(first, 'md'), _plain(first, 'tex'))
     page = _page.render(title=title, lead=said, banner=banner, sections=sections, provenance=body)
-    md = '\n\n'.join([f'# {title}', said, *filter(None, [banner]), to_md(*first), *(['Read with care:'] if notes else []), ''.join(f'- {n}\n' for n in notes)])
-    tex = f'% {title}. {said} {banner}\n{to_tex(*first)}'
-    files = dict(csv=scores.to_csv(index=False), md=md, tex=tex, json=body+'\n', html=page)
+    md = '\n\n'.join([f'# {title}', said, *filter(None, [banner]), own, *(['Read with care:'] if notes else []), ''.join(f'- {n}\n' for n in notes)])
+    files = dict(csv=first.to_csv() if none else scores.to_csv(index=False), md=md, tex=f'% {title}. {said} {banner}\n{tex}', json=body+'\n', html=page)
     for ext,text in files.items(): write(folder/f'{name}.{ext}', text)
     return folder/f'{name}.html'
