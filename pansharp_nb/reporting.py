@@ -57,9 +57,12 @@ def to_html(text, rank):
 def boards(
     scores:pd.DataFrame # tidy scores
 )->dict:                # heading -> frames of `leaderboard`
-    "The leaderboard of all scenes, and of each sensor."
-    one = {n: leaderboard(g) for n,g in scores.groupby('sensor')}
-    return {'All scenes': leaderboard(scores)} | (one if len(one)>1 else {})
+    "The leaderboard of the scenes that nine in ten methods could fuse, of all scenes, and of each sensor."
+    n = scores.groupby('scene').method.nunique()
+    most = n[n>=.9*n.max()].index
+    one = {k: leaderboard(g) for k,g in scores.groupby('sensor')}
+    few = {f'{len(most)} scenes that nearly every method can fuse': leaderboard(scores[scores.scene.isin(most)])} if len(most)<len(n) else {}
+    return few | {'All scenes': leaderboard(scores)} | (one if len(one)>1 else {})
 
 # %% ../nbs/reporting.ipynb #88cc9b04
 def broken(
@@ -250,7 +253,7 @@ def banner(
     if profile=='paper' and not made: return ''
     return f"{profile.capitalize()} run on {'made-up' if made else 'real'} scenes: these numbers rank methods on no satellite."
 
-# %% ../nbs/reporting.ipynb #d255ff50
+# %% ../nbs/reporting.ipynb #520eee83
 def unlike(scores:pd.DataFrame)->str:
     "Why the two halves of a comparison must not be subtracted."
     run = 'Smoke run on made-up scenes: our half means nothing. ' if scores.profile.iloc[0]=='smoke' else ''
@@ -297,7 +300,7 @@ def jpeg(
     plt.close(fig)
     return base64.b64encode(buf.getvalue()).decode()
 
-# %% ../nbs/reporting.ipynb #520dae25
+# %% ../nbs/reporting.ipynb #43845d01
 def _plain(f, to): # a frame as it is: html, markdown or latex
     if to=='html': return f.to_html(border=0, classes='board', na_rep='')
     f = f.set_axis([' '.join(map(str, c)) if isinstance(c, tuple) else str(c) for c in f], axis=1)
@@ -322,7 +325,7 @@ def save(
     sections[0]['notes'] = list(notes)
     if figures: sections.insert(1, dict(title='What it looks like', figures=figures))
     body,first = json.dumps(prov, indent=1),next(iter(tables.values()), None)
-    own,tex = (to_md(*bs['All scenes']), to_tex(*bs['All scenes'])) if first is None else (_plain(first, 'md'), _plain(first, 'tex'))
+    own,tex = (to_md(*next(iter(bs.values()))), to_tex(*next(iter(bs.values())))) if first is None else (_plain(first, 'md'), _plain(first, 'tex'))
     page = _page.render(title=title, lead=said, banner=banner, sections=sections, provenance=body)
     md = '\n\n'.join([f'# {title}', said, *filter(None, [banner]), own, *(['Read with care:'] if notes else []), ''.join(f'- {n}\n' for n in notes)])
     files = dict(csv=first.to_csv() if none else scores.to_csv(index=False), md=md, tex=f'% {title}. {said} {banner}\n{tex}', json=body+'\n', html=page)

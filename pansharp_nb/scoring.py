@@ -117,7 +117,7 @@ def score(
             if methods!='all': raise ValueError(f'{m} on {scene}: {e}') from None
             warnings.warn(f'{scene}: {m} left out: {e}', stacklevel=2)
             continue
-        w = weights.label(m, ms.shape[1], pan.shape[-1]//ms.shape[-1]) if m in networks.networks else '-'
+        w = weights.label(m, ms.shape[1], pan.shape[-1]//ms.shape[-1], s) if m in networks.networks else '-'
         rows += [dict(method=m, metric=k, value=v, weights=w) for k,v in judge(x, ms, pan, ref, s, convention).items()]
     df = pd.DataFrame(rows, columns=['method', 'metric', 'value', 'weights'])
     df = df.assign(scene=scene, sensor=s.name, protocol=protocol, seed=seed, profile=profile)
@@ -165,12 +165,13 @@ def gather(
 def examine(
     file,               # of weights
     scenes:str='auto',  # as in `gather`
-    device='cpu'
+    device='cpu',
+    protocols=('reduced', 'full')
 )->dict:                # scene -> metric -> value; also in the card
     "Score weights on the test scenes and write it into their card."
     net,card = weights.load(file)
-    fuse,out = networks.as_method(net.to(device), card['scaling']),{}
-    for protocol in ('reduced', 'full'):
+    fuse,out = weights.shipped(net.to(device), card),{}
+    for protocol in protocols:
         for ds in gather(scenes, protocol=protocol)[0]:
             ms,pan,ref,s = pair(ds, protocol, device, torch.float32)
             if card['bands'] not in ('any', ms.shape[1]) or pan.shape[-1]//ms.shape[-1]!=card['ratio']: continue

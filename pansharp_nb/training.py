@@ -6,7 +6,8 @@
 __all__ = ['objectives', 'Task', 'rate', 'Scenes', 'train', 'run', 'spelled']
 
 # %% ../nbs/training.ipynb #ab8860d3
-import copy, difflib, json, logging, math, os, time, torch, warnings
+import contextlib, copy, difflib, json, logging, math, os, time, torch, warnings
+warnings.filterwarnings('ignore', 'IProgress not found') # lightning imports tqdm.auto, whose advice would put a path of this machine into reports
 import lightning.pytorch as L
 from dataclasses import asdict
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
@@ -33,6 +34,13 @@ def _sidp(net, b, **kw):
     x,a = net(b['ms'], b['pan'], aux=True)
     return losses.sidp_loss(x, b['pan'], a['up'], a['gray'], **kw)
 
+# %% ../nbs/training.ipynb #b875f4a8
+def _sidp_dn(net, b, **kw):
+    x,a = net(b['ms'], b['pan'], aux=True)
+    s,peak = b['scale'],b['sensor'].peak
+    gray = s.pan_back(a['up'][:, :1]).expand_as(x)
+    return losses.sidp_loss(s.back(x)/peak, s.pan_back(b['pan'])/peak, s.back(a['up'])/peak, gray/peak, **kw)
+
 # %% ../nbs/training.ipynb #d08e4d7a
 def _blind(loss):
     def f(net, b, **kw):
@@ -54,8 +62,8 @@ def _plain(loss): return lambda net, b, **kw: loss(net(b['ms'], b['pan']), b['gt
 
 def _l12(x, y, weight=20.): return losses.l1(x, y) + weight*losses.l2(x, y)
 
-objectives = dict(l1=_plain(losses.l1), l2=_plain(losses.l2), l12=_plain(_l12), two_scale_l2=_two_scales, sidp=_sidp, zpnn=_blind(losses.zpnn_loss),
-    lambda_pnn=_blind(losses.lambda_pnn_loss), pgcu=_pgcu, ldp=_ldp)
+objectives = dict(l1=_plain(losses.l1), l2=_plain(losses.l2), l12=_plain(_l12), two_scale_l2=_two_scales, sidp=_sidp, sidp_dn=_sidp_dn,
+    zpnn=_blind(losses.zpnn_loss), lambda_pnn=_blind(losses.lambda_pnn_loss), pgcu=_pgcu, ldp=_ldp)
 
 # %% ../nbs/training.ipynb #6cc067c5
 class Task(L.LightningModule):
@@ -105,8 +113,9 @@ class Scenes(L.LightningDataModule):
         self.q,self.ratio,self.seed = recipe,ratio,seed
         def find(part, protocol, bands): return grounds(scenes, bands, ratio, protocol, part, without)
         self.train = [find('train', recipe.protocol, c) for c in recipe.bands]
-        try: self.val = [g for c in recipe.bands for g in find('val', 'reduced', c)]
-        except ValueError: self.val = []
+        self.val = []
+        for c in recipe.bands:
+            with contextlib.suppress(ValueError): self.val += find('val', 'reduced', c) # a scene may be too small to keep a strip back
         self.per_epoch = max(1, sum(math.prod(g.shape) for gs in self.train for g in gs)//recipe.patch**2//recipe.batch)
         self.steps = recipe.steps or recipe.epochs*self.per_epoch
 
@@ -230,10 +239,11 @@ def run(
     if data.trainer.global_rank: return None
     bands = 'any' if model=='SUM-DUN' else recipe.bands[0]
     file = Path(out)/f'{model}-{bands}b-r{ratio}.safetensors'.replace('anyb', 'any')
+    seen = [g for gs in data.train for g in gs]
     card = dict(name=model, bands=bands, ratio=ratio, scaling=recipe.scaling, knobs=recipe.knobs, recipe=name, words=asdict(recipe),
         steps=data.steps, seed=seed, without=list(without), minutes=round(clock.seconds/60, 1), machine=_machine(data.trainer),
         precision=precision, validation=clock.curve,
-        data=sorted({(g.file.stem, g.licence) for gs in data.train for g in gs}), package=__version__, commit=commit())
+        data=sorted({(g.file.stem, g.licence) for g in seen}), sensors=sorted({g.sensor.name for g in seen}), package=__version__, commit=commit())
     cost = _cost_of_half(net, data)
     save_weights(file, net, card | dict(half_costs_db=round(cost, 4)), half=cost<.01)
     return file

@@ -1,29 +1,11 @@
-"SFINet and MSDDN: golden counts, independent forward passes, and the ways a user may call them."
+"SFINet and MSDDN: golden counts, independent forward passes, and their parts."
 import pytest, torch, torch.nn.functional as F
-from torch import nn
-from pansharp_nb.data.scenes import to_tensors
-from pansharp_nb.data.synthetic import made_up
-from pansharp_nb.losses import l2
+from conftest import net, pair
 from pansharp_nb.models.baselines.fourier import HIN, MSDDN, Dense, Fourier, Fuse, Mix, SFINet, spectrum
 from pansharp_nb.models.counting import macs, macs_thop, outline, parameters
 
-small = {SFINet: dict(n=8, K=2), MSDDN: dict(n=8)}
-both = pytest.mark.parametrize('kind', small)
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-def pair(bands=4, h=9, w=6, r=4, B=2, dtype=torch.float32):
-    g = torch.Generator().manual_seed(0)
-    return torch.rand(B, bands, h, w, generator=g, dtype=dtype), torch.rand(B, 1, r*h, r*w, generator=g, dtype=dtype)
-
-def net(kind, seed=0, **kw):
-    torch.manual_seed(seed)
-    return kind(**(small[kind] | kw)).eval()
+pytestmark = pytest.mark.usefixtures('one_thread')
+both = pytest.mark.parametrize('kind', [SFINet, MSDDN])
 
 # what they weigh
 
@@ -191,89 +173,9 @@ def test_flat_features_have_finite_gradients():
         f(x.requires_grad_(), x).sum().backward()
         assert x.grad.isfinite().all() and all(p.grad.isfinite().all() for p in f.parameters())
 
-@both
-def test_flat_images_have_finite_gradients(kind):
-    f = net(kind)
-    for v in (0., 1.):
-        f.zero_grad()
-        f(torch.full((1, 4, 4, 4), v), torch.full((1, 1, 16, 16), v)).square().sum().backward()
-        assert all(p.grad.isfinite().all() for p in f.parameters())
-
-# how they are called
-
-@both
-@pytest.mark.parametrize('bands,ratio,h,w', [(1, 4, 9, 7), (8, 2, 7, 5), (3, 3, 5, 6), (16, 4, 1, 1), (4, 2, 2, 2), (4, 1, 9, 9)])
-@torch.no_grad()
-def test_any_bands_ratio_and_size(kind, bands, ratio, h, w):
-    x = net(kind, bands=bands, ratio=ratio)(*pair(bands, h, w, ratio))
-    assert x.shape==(2, bands, ratio*h, ratio*w) and x.isfinite().all()
-
-@torch.no_grad()
-def test_padding_leaves_the_far_corner_alone():
-    "MSDDN at 18 x 18 is MSDDN at 20 x 20, the last two rows and columns repeated."
-    f,(ms,pan) = net(MSDDN, ratio=2),pair(4, 9, 9, 2)
-    x = f(F.pad(ms, (0, 1, 0, 1), 'replicate'), F.pad(pan, (0, 2, 0, 2), 'replicate'))
-    assert torch.equal(f(ms, pan), x[..., :18, :18])
-
-@both
-def test_wrong_pairs_are_refused(kind):
-    f,(ms,pan) = net(kind),pair()
-    with pytest.raises(ValueError, match='at ratio 4'): f(ms, pan[..., :-1])
-    with pytest.raises(ValueError, match='one PAN band'): f(ms, pan.expand(-1, 2, -1, -1))
-    with pytest.raises(ValueError, match='build it with bands=5'): f(*pair(5))
-
-@both
-@torch.no_grad()
-def test_precisions_formats_and_batches_agree(kind):
-    f,(ms,pan) = net(kind),pair(h=9, w=11)
-    a,b = ms.clone(),pan.clone()
-    x,cl = f(ms, pan),dict(memory_format=torch.channels_last)
-    assert torch.equal(ms, a) and torch.equal(pan, b) and torch.equal(f(ms, pan), x)
-    assert (f.to(**cl)(ms.to(**cl), pan.to(**cl))-x).abs().max()<1e-4*x.abs().max()
-    with torch.autocast('cpu', torch.bfloat16): assert (f(ms, pan).float()-x).abs().max()<.2*x.abs().max()
-    y = f.double()(ms.double(), pan.double())
-    assert y.dtype==torch.float64 and (y-x).abs().max()<1e-3*x.abs().max()
-    one = torch.cat([f(ms[i:i+1].double(), pan[i:i+1].double()) for i in range(2)])
-    assert (one-y).abs().max()<1e-10
-
-@both
-def test_every_parameter_learns(kind):
-    "Of a gate's few hidden units behind a ReLU some may sleep, so up to eight networks are asked."
-    idle = None
-    for seed in range(8):
-        f = net(kind, seed)
-        f(*pair(h=4, w=4, B=1)).square().sum().backward()
-        now = {k for k,p in f.named_parameters() if p.grad is None or not p.grad.abs().sum()}
-        idle = now if idle is None else idle & now
-        if not idle: return
-    assert not idle
-
 @torch.no_grad()
 def test_spare_layers_change_nothing():
     f,g = net(MSDDN),net(MSDDN, spare=True)
     missing,extra = f.load_state_dict(g.state_dict(), strict=False)
     assert not missing and extra and all('spare' in k for k in extra)
     assert torch.equal(f(*pair()), g(*pair()))
-
-@both
-@torch.no_grad()
-def test_weights_go_from_one_instance_to_another(kind):
-    f,g = net(kind),net(kind, seed=1)
-    assert not torch.equal(f(*pair()), g(*pair()))
-    g.load_state_dict(f.state_dict())
-    assert torch.equal(f(*pair()), g(*pair()))
-
-@both
-def test_overfits_one_pair(kind):
-    "Squared error, five times less than at the start; the image that detail is added to gives a fair start."
-    ms,pan,gt = [z/2047 for z in to_tensors(made_up('QB', size=32))]
-    f = net(kind, **(dict(K=1) if kind is SFINet else {})).train()
-    opt = torch.optim.Adam(f.parameters(), lr=1e-2)
-    ls = []
-    for _ in range(40):
-        ls.append(l2(f(ms, pan), gt))
-        opt.zero_grad()
-        ls[-1].backward()
-        nn.utils.clip_grad_norm_(f.parameters(), .02)
-        opt.step()
-    assert max(ls[-5:])<ls[0]/5

@@ -54,6 +54,11 @@ def test_report_through_papermill(nb, tmp_path):
     for ext in ('csv', 'md', 'tex', 'html', 'json'): assert (dst/f'{nb.stem}.{ext}').stat().st_size
     assert json.loads((dst/f'{nb.stem}.json').read_text())['profile']=='smoke'
 
+def test_reports_name_no_machine():
+    "What is committed under reports says nothing of where it was made."
+    said = {p.name: t for p in (root/'reports').rglob('*.*') if 'smoke' not in p.parts and 'site' not in p.parts and p.suffix!='.jpg' for t in [p.read_text()]}
+    assert said and not [n for n,t in said.items() for w in ('site-packages', str(Path.home())+os.sep, str(root)) if w in t]
+
 def test_settings_hold_no_build_keys():
     "settings.ini is the companion's own: nothing of nbdev's or pip's hides there."
     text = (root/'settings.ini').read_text()
@@ -67,5 +72,6 @@ def test_wheel_in_a_clean_venv(tmp_path):
     run(sys.executable, '-m', 'venv', tmp_path/'venv')
     py = tmp_path/'venv'/'bin'/'python'
     run(py, '-m', 'pip', 'install', '-q', '-c', root/'constraints.txt', wheel)
-    names = run(py.with_name('pansharp-nb'), 'methods', '--json', cwd=tmp_path, env={'PANSHARP_NB_DATA': ''})
-    assert {'EXP', 'GSA', 'MTF-GLP-HPM-R'} <= {m['name'] for m in json.loads(names)}
+    methods = json.loads(run(py.with_name('pansharp-nb'), 'methods', '--json', cwd=tmp_path, env={'PANSHARP_NB_DATA': ''}))
+    assert {'EXP', 'GSA', 'MTF-GLP-HPM-R'} <= {m['name'] for m in methods}
+    assert {'PreMix-B', 'PreMix-H', 'MFMIF-Net', 'DCFNet', 'SIDP', 'SUM-DUN'} <= {m['name'] for m in methods if m['weights']}

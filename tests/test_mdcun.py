@@ -1,18 +1,10 @@
-"MDCUN: golden counts, an independent forward pass, and the ways a user may call it."
+"MDCUN: golden counts, an independent forward pass, and its steps."
 import pytest, torch, torch.nn.functional as F
-from pansharp_nb.data.scenes import to_tensors
-from pansharp_nb.data.synthetic import made_up
-from pansharp_nb.losses import l2
+from conftest import net, pair
 from pansharp_nb.models.baselines.mdcun import MDCUN, highs
 from pansharp_nb.models.counting import macs, macs_thop, outline, parameters
 
-def pair(bands=4, h=6, w=4, r=4, B=2, dtype=torch.float32):
-    g = torch.Generator().manual_seed(0)
-    return torch.rand(B, bands, h, w, generator=g, dtype=dtype), torch.rand(B, 1, r*h, r*w, generator=g, dtype=dtype)
-
-def net(seed=0, **kw):
-    torch.manual_seed(seed)
-    return MDCUN(**(dict(T=2, n=6, mask=4, window=5) | kw)).eval()
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 @pytest.mark.parametrize('T,p,g', [(1, 70483, 30.5), (4, 98347, 123.9)])
 def test_count(T, p, g):
@@ -68,7 +60,7 @@ def oracle(f, ms, pan):
     return x
 
 def test_forward():
-    f,x = net(T=3).double(),pair(dtype=torch.float64)
+    f,x = net(MDCUN, T=3).double(),pair(h=6, w=4, dtype=torch.float64)
     with torch.no_grad(): torch.testing.assert_close(f(*x), oracle(f, *x))
 
 def test_start():
@@ -79,47 +71,11 @@ def test_start():
 
 def test_stands_still():
     "With steps of zero the result is the bilinear start."
-    f,(ms,pan) = net(),pair()
+    f,(ms,pan) = net(MDCUN),pair()
     f.steps.data.zero_()
     torch.testing.assert_close(f(ms, pan), F.interpolate(ms, scale_factor=4, mode='bilinear'))
 
-@pytest.mark.parametrize('bands,r,h,w', [(1, 4, 5, 7), (3, 2, 9, 5), (8, 4, 2, 3), (4, 3, 5, 3), (4, 1, 7, 5), (16, 4, 1, 1)])
-def test_sizes(bands, r, h, w):
-    f,(ms,pan) = net(bands=bands, ratio=r).double(),pair(bands, h, w, r, dtype=torch.float64)
-    was = ms.clone(),pan.clone()
-    with torch.no_grad(): x = f(ms, pan)
-    assert x.shape==(2, bands, r*h, r*w) and x.dtype==torch.float64 and x.isfinite().all()
-    assert torch.equal(ms, was[0]) and torch.equal(pan, was[1])
-
-def test_refuses():
-    f,(ms,pan) = net(),pair()
-    for a in ((ms[:, :3], pan), (ms, pan[..., 1:]), (ms, ms), (ms[0], pan[0]), (ms[:1], pan)):
-        with pytest.raises(ValueError): f(*a)
-
-def test_gradients():
-    f,x = net(),pair()
-    f(*x).square().mean().backward()
-    assert [n for n,p in f.named_parameters() if p.grad is None or not p.grad.abs().sum()]==[]
+def test_every_step_learns():
+    f = net(MDCUN)
+    f(*pair()).square().mean().backward()
     assert (f.steps.grad!=0).all()
-
-def test_modes():
-    f,x = net(),pair()
-    with torch.no_grad():
-        y = f(*x)
-        torch.testing.assert_close(f.to(memory_format=torch.channels_last)(*x), y, rtol=1e-4, atol=1e-5)
-        with torch.autocast('cpu', torch.bfloat16): z = f(*x)
-    assert (z-y).abs().max()<.05*y.abs().max()
-    g = net(seed=1)
-    g.load_state_dict(f.state_dict())
-    torch.testing.assert_close(g(*x), y)
-
-def test_overfits():
-    ms,pan,gt = (z/2047 for z in to_tensors(made_up('QB', size=16)))
-    f,ls = net(n=16, mask=8, window=3).train(),[]
-    opt = torch.optim.Adam(f.parameters(), lr=3e-3)
-    for _ in range(60):
-        ls.append(l2(f(ms, pan), gt))
-        opt.zero_grad()
-        ls[-1].backward()
-        opt.step()
-    assert ls[-1]<ls[0]/5

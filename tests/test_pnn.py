@@ -2,25 +2,15 @@
 import copy
 from functools import partial
 import pytest, torch, torch.nn.functional as F
+from conftest import net, pair
 from pansharp_nb.data.scenes import to_tensors
 from pansharp_nb.data.sensors import sensor
 from pansharp_nb.data.synthetic import made_up
-from pansharp_nb.losses import l1, l2, lambda_pnn_loss, spectral_l1, zpnn_loss
+from pansharp_nb.losses import l1, lambda_pnn_loss, spectral_l1, zpnn_loss
 from pansharp_nb.models.baselines.pnn import APNN, CBAM, LambdaPNN, PNN, ZPNN, adapt, pnn_rate, slow_last, zero_shot
 from pansharp_nb.models.counting import macs, macs_thop, outline, parameters
 
-torch.set_num_threads(1)
-all_four = PNN, APNN, ZPNN, LambdaPNN
-narrow = {PNN: dict(nf=(8, 6)), APNN: dict(nf=(8, 6)), ZPNN: dict(nf=(8, 6)), LambdaPNN: dict(nf=8)}
-every = pytest.mark.parametrize('cls', all_four, ids=lambda c: c.__name__)
-
-def net(cls, bands=4, ratio=4, seed=0, **kw):
-    torch.manual_seed(seed)
-    return cls(bands, ratio=ratio, **(narrow[cls] | kw)).eval()
-
-def pair(bands=4, ratio=4, h=9, w=7, n=2, dtype=torch.float32):
-    g = torch.Generator().manual_seed(1)
-    return torch.rand(n, bands, h, w, generator=g, dtype=dtype), torch.rand(n, 1, ratio*h, ratio*w, generator=g, dtype=dtype)
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 def scene(name='GE1', size=64, seed=7): return to_tensors(made_up(name, size=size, seed=seed))
 
@@ -56,74 +46,6 @@ def test_premix_counted_small_kernels():
     assert (parameters(f), round(macs(f, x)/1e9, 3))==(17220, 1.123)
 
 # --- the networks
-
-@every
-@pytest.mark.parametrize('bands,ratio,h,w', [(1, 4, 9, 7), (3, 2, 5, 8), (8, 4, 1, 1), (16, 4, 3, 2), (4, 1, 8, 5)])
-@torch.no_grad()
-def test_any_bands_ratio_and_size(cls, bands, ratio, h, w):
-    x = net(cls, bands, ratio)(*pair(bands, ratio, h, w))
-    assert x.shape==(2, bands, ratio*h, ratio*w) and x.isfinite().all()
-
-@every
-def test_wrong_pairs_are_refused(cls):
-    f,(ms,pan) = net(cls),pair()
-    with pytest.raises(ValueError, match='at ratio 4'): f(ms, pan[..., :-1])
-    with pytest.raises(ValueError, match='one PAN band'): f(ms, pan.expand(-1, 2, -1, -1))
-    with pytest.raises(ValueError, match='build it with bands=5'): f(*pair(5))
-
-@every
-@torch.no_grad()
-def test_double_agrees_and_inputs_stay(cls):
-    f,(ms,pan) = net(cls),pair()
-    a,b = ms.clone(),pan.clone()
-    x = f(ms, pan)
-    y = copy.deepcopy(f).double()(ms.double(), pan.double())
-    assert y.dtype==torch.float64 and (x-y).abs().max()<1e-5
-    assert torch.equal(a, ms) and torch.equal(b, pan)
-
-@every
-@torch.no_grad()
-def test_images_of_a_batch_do_not_meet(cls):
-    f,(ms,pan) = net(cls).double(),pair(dtype=torch.float64)
-    one = torch.cat([f(ms[i:i+1], pan[i:i+1]) for i in range(2)])
-    assert (f(ms, pan)-one).abs().max()<1e-12
-
-@every
-@torch.no_grad()
-def test_layout_and_autocast(cls):
-    f,(ms,pan) = net(cls),pair()
-    x = f(ms, pan)
-    y = copy.deepcopy(f).to(memory_format=torch.channels_last)(ms.to(memory_format=torch.channels_last), pan)
-    assert (x-y).abs().max()<1e-5
-    with torch.autocast('cpu', torch.bfloat16): z = f(ms, pan)
-    assert z.shape==x.shape and (x-z.float()).abs().mean()<.05
-
-@every
-def test_every_parameter_learns(cls):
-    f = net(cls).train()
-    l2(f(*pair()), torch.rand(2, 4, 36, 28)).backward()
-    assert [k for k,p in f.named_parameters() if p.grad is None or not p.grad.abs().sum()]==[]
-
-@every
-def test_overfits_one_patch(cls):
-    ms,pan,gt = (z/2047 for z in scene(size=32))
-    f = net(cls, **{LambdaPNN: dict(nf=16)}.get(cls, dict(nf=(16, 12)))).train()
-    opt = torch.optim.Adam(f.parameters(), lr=5e-3)
-    ls = []
-    for _ in range(80):
-        l = l2(f(ms, pan), gt)
-        opt.zero_grad()
-        l.backward()
-        opt.step()
-        ls.append(l.item())
-    assert min(ls)<ls[0]/5
-
-@every
-def test_state_dict_round_trip(cls):
-    a,b = net(cls),net(cls, seed=1)
-    assert not same(a, b)
-    b.load_state_dict(a.state_dict(), strict=True)
-    assert same(a, b)
 
 @torch.no_grad()
 def test_forward_by_hand():

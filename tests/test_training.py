@@ -25,7 +25,7 @@ def call(ground, out, *more, exe=(BIN,), **kw):
     return subprocess.Popen([str(c) for c in cmd], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kw)
 
 def finish(p):
-    out,err = p.communicate(timeout=300)
+    out,err = p.communicate(timeout=900)
     assert p.returncode==0, err
     return Path(out.strip().splitlines()[-1])
 
@@ -62,7 +62,7 @@ def test_full_disk_leaves_the_last_checkpoint(killed, ground, tmp_path):
     was = (run/'last.ckpt').read_bytes()
     def small(): resource.setrlimit(resource.RLIMIT_FSIZE, (len(was)//2, len(was)//2))
     p = call(ground, run, '--devices', 1, '--resume', preexec_fn=small)
-    err = p.communicate(timeout=300)[1]
+    err = p.communicate(timeout=900)[1]
     assert p.returncode==1 and 'pansharp-nb: cannot write' in err and 'make room' in err and 'Traceback' not in err, err
     assert (run/'last.ckpt').read_bytes()==was and not list(run.glob('*.part'))
 
@@ -78,7 +78,7 @@ def test_two_processes_have_the_losses_of_one(ground, tmp_path):
 def test_a_folder_that_cannot_be_written(ground, tmp_path):
     (tmp_path/'file').touch()
     p = call(ground, tmp_path/'file'/'run')
-    err = p.communicate(timeout=300)[1]
+    err = p.communicate(timeout=900)[1]
     assert p.returncode==1 and 'choose another folder' in err
 
 def test_every_network_has_a_recipe():

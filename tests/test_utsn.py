@@ -1,25 +1,13 @@
-"UTSN: golden counts, the equations written out again, both stages, and the ways a user may call it."
+"UTSN: golden counts, the equations written out again, and both stages."
 import pytest, torch, torch.nn.functional as F
+from conftest import net, pair
 from pansharp_nb.data.scenes import to_tensors
 from pansharp_nb.data.synthetic import made_up
 from pansharp_nb.losses import l2
 from pansharp_nb.models.baselines.utsn import SAN, SEN, UTSN
 from pansharp_nb.models.counting import macs, macs_thop, outline, parameters
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
-def pair(bands=4, h=9, w=6, r=4, B=2, dtype=torch.float32):
-    g = torch.Generator().manual_seed(0)
-    return torch.rand(B, bands, h, w, generator=g, dtype=dtype), torch.rand(B, 1, r*h, r*w, generator=g, dtype=dtype)
-
-def net(seed=0, **kw):
-    torch.manual_seed(seed)
-    return UTSN(**(dict(n=8, K=3) | kw)).eval()
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 def test_count():
     "PreMix's Table 3: 27.79 G, both stages together; the public code is for four bands."
@@ -49,7 +37,7 @@ def by_hand(s, ms, pan, K):
     return first*conv(f*v, 'san.tail.0').relu(), first
 
 def test_equations():
-    n,(ms,pan) = net(bands=5).double(),pair(5, dtype=torch.float64)
+    n,(ms,pan) = net(UTSN, 5).double(),pair(5, dtype=torch.float64)
     for p in n.parameters(): p.data.mul_(3) # away from the tame start
     with torch.no_grad():
         x,aux = n(ms, pan, aux=True)
@@ -59,7 +47,7 @@ def test_equations():
 
 def test_stages():
     "The first stage is a network of its own; the factor of the second is never negative."
-    n,(ms,pan) = net(),pair()
+    n,(ms,pan) = net(UTSN),pair()
     with torch.no_grad():
         x,aux = n(ms, pan, aux=True)
         assert torch.equal(n.sen(ms, pan), aux['first']) and torch.equal(n.san(aux['first']), x) and torch.equal(n(ms, pan), x)
@@ -68,49 +56,15 @@ def test_stages():
 
 def test_start():
     "Weights N(0, 0.02); the second stage starts near the identity, so no band starts black."
-    n = net(n=32)
+    n = net(UTSN, n=32)
     assert all(abs(m.weight.std()/.02-1)<.3 for m in n.modules() if isinstance(m, torch.nn.Conv2d) and m.weight.numel()>200)
     x = torch.rand(1, 4, 8, 8)
     for seed in range(20):
         torch.manual_seed(seed)
         with torch.no_grad(): assert (SAN()(x)-x).abs().max()<.3
 
-@pytest.mark.parametrize('bands,r,h,w', [(1, 4, 5, 3), (3, 2, 7, 9), (4, 4, 4, 4), (8, 8, 3, 2), (4, 4, 1, 1)])
-def test_shapes(bands, r, h, w):
-    "Any bands, ratio and size; the input is left as it was."
-    n,(ms,pan) = net(bands=bands, ratio=r),pair(bands, h, w, r)
-    before = ms.clone(),pan.clone()
-    with torch.no_grad(): x = n(ms, pan)
-    assert x.shape==(2, bands, r*h, r*w) and x.isfinite().all()
-    assert torch.equal(before[0], ms) and torch.equal(before[1], pan)
-
-def test_wrong_shapes():
-    n,(ms,pan) = net(),pair()
-    wrong = (ms[:, :3], pan, 'built for 4 bands'), (ms, pan[..., 1:], 'wants a PAN of'), (ms, ms, 'one PAN band')
-    for m,p,why in (*wrong, (ms[0], pan[0], 'want ms')):
-        with pytest.raises(ValueError, match=why): n(m, p)
-
-def test_both_inputs_matter():
-    n,(ms,pan) = net(),pair()
-    with torch.no_grad(): assert not torch.equal(n(ms, pan), n(0*ms, pan)) and not torch.equal(n(ms, pan), n(ms, 0*pan))
-
-def test_ways_to_call():
-    "One image of a batch alone, channels last, autocast, a copied state."
-    n,(ms,pan) = net(),pair()
-    last = dict(memory_format=torch.channels_last)
-    with torch.no_grad():
-        x = n(ms, pan)
-        torch.testing.assert_close(n(ms[:1], pan[:1]), x[:1], rtol=1e-4, atol=1e-5)
-        with torch.autocast('cpu', torch.bfloat16): y = n(ms, pan)
-        m = net(1)
-        m.load_state_dict(n.state_dict())
-        assert torch.equal(m(ms, pan), x)
-        torch.testing.assert_close(n.to(**last)(ms.to(**last), pan.to(**last)), x, rtol=1e-4, atol=1e-5)
-    assert (y.float()-x).abs().max()<.05*x.abs().max()
-
 def train(n, ms, pan, gt, steps):
-    params = [p for p in n.parameters() if p.requires_grad]
-    opt,ls = torch.optim.Adam(params, lr=2e-3),[]
+    opt,ls = torch.optim.Adam([p for p in n.parameters() if p.requires_grad], lr=2e-3),[]
     for _ in range(steps):
         l = l2(n(ms, pan), gt)
         opt.zero_grad()
@@ -120,18 +74,15 @@ def train(n, ms, pan, gt, steps):
     return ls
 
 def test_gradients():
-    "Every parameter gets a gradient; with the first stage frozen only those of the second."
-    n,(ms,pan) = net(n=16, K=2).train(),pair()
-    n(ms, pan).square().mean().backward()
-    assert all(p.grad is not None and p.grad.abs().sum()>0 for p in n.parameters())
-    n.zero_grad()
+    "With the first stage frozen only the parameters of the second get one."
+    n,(ms,pan) = net(UTSN),pair()
     n.sen.requires_grad_(False)
     n(ms, pan).square().mean().backward()
     assert all(p.grad is None for p in n.sen.parameters()) and all(p.grad is not None for p in n.san.parameters())
 
 def test_learns():
     "One made-up patch is fitted, in two stages."
-    n = net(n=16, K=2).train()
+    n = net(UTSN, n=16, K=2).train()
     ms,pan,gt = (z/2047 for z in to_tensors(made_up('QB', size=32)))
     one = train(n.sen, ms, pan, gt, 80)
     n.sen.requires_grad_(False)

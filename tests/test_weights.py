@@ -7,7 +7,7 @@ from pansharp_nb.data.scaling import scale_of
 from pansharp_nb.data.scenes import to_tensors
 from pansharp_nb.data.synthetic import made_up
 from pansharp_nb.metrics.reference import psnr
-from pansharp_nb.models.networks import as_method, build
+from pansharp_nb.models.networks import as_method, build, five
 from pansharp_nb.scoring import method
 
 shipped = sorted((Path(pansharp_nb.__file__).parent/'trained').glob('*.safetensors'))
@@ -29,8 +29,13 @@ def test_fuses_a_camera_it_never_saw(file):
     cam = 'WV3' if card['bands']==8 else 'IKONOS'
     ds = made_up(cam, size=128, seed=3)
     ms,pan,gt = to_tensors(ds)
-    x = as_method(net, card['scaling'])(ms, pan, cam)
+    x = weights.shipped(net, card)(ms, pan, cam)
     assert psnr(x, gt)>psnr(method('EXP')(ms, pan, cam), gt)
+
+def test_what_ships():
+    names = {f.stem.rsplit('-', 2)[0] for f in shipped}
+    assert set(five)<=names and len(names-set(five))>=10
+    assert sum(f.stat().st_size for f in shipped)<40e6
 
 @pytest.mark.parametrize('how', ['peak', 'scene', 'gs'])
 @pytest.mark.parametrize('bands', [1, 3, 4, 8])
@@ -60,6 +65,15 @@ def test_bands_in_any_order(tmp_path):
     f = as_method(net, 'gs')
     torch.testing.assert_close(f(ms[:, i], pan, rgbn), f(ms, pan, 'QB')[:, i])
 
+def test_halfway_to_gsa_on_a_strange_sensor():
+    torch.manual_seed(0)
+    net,card = build('FusionNet', 4).eval(),dict(scaling='gs', sensors=['QB', 'generic'])
+    ms,pan,_ = to_tensors(made_up('QB', size=64))
+    f,alone,g = weights.shipped(net, card),as_method(net, 'gs'),method('GSA')
+    torch.testing.assert_close(f(ms, pan, 'QB'), alone(ms, pan, 'QB'))
+    for s in ('GE1', 'generic'): torch.testing.assert_close(f(ms, pan, s), (alone(ms, pan, s)+g(ms, pan, s))/2)
+    torch.testing.assert_close(weights.shipped(net, card | dict(scaling='peak'))(ms, pan, 'GE1'), as_method(net, 'peak')(ms, pan, 'GE1'))
+
 def test_damaged_weights_are_one_clear_error(tmp_path):
     f = tmp_path/'DiCNN1-4b-r4.safetensors'
     weights.save_weights(f, build('DiCNN1', 4), dict(name='DiCNN1', bands=4, ratio=4, scaling='gs', knobs={}))
@@ -68,6 +82,12 @@ def test_damaged_weights_are_one_clear_error(tmp_path):
     with pytest.raises(ValueError, match='damaged'): weights.load(f)
     f.with_suffix('.json').write_text('{')
     with pytest.raises(ValueError, match='cannot be read'): weights.load(f)
+
+@pytest.mark.parametrize('half', [True, False])
+def test_two_names_for_one_tensor(tmp_path, half):
+    f,net = tmp_path/'MDCUN-4b-r4.safetensors',build('MDCUN', 4, n=6, mask=4)
+    weights.save_weights(f, net, dict(name='MDCUN', bands=4, ratio=4, scaling='gs', knobs=dict(n=6, mask=4)), half)
+    for k,v in weights.load(f)[0].state_dict().items(): torch.testing.assert_close(v, net.state_dict()[k], rtol=1e-3, atol=1e-4)
 
 def test_your_own_weights_go_first(tmp_path, monkeypatch):
     monkeypatch.setenv('PANSHARP_NB_ROOT', str(tmp_path))

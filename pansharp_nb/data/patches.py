@@ -179,16 +179,18 @@ class Batches(torch.utils.data.Dataset):
         pick = rng.choice(len(gs), 1 if self.kind[0]=='full' else self.batch, p=p)
         cuts = [self._cut(gs[i], rng) for i in np.resize(pick, self.batch)][self.rank::self.world]
         out = {k: torch.stack([c[k] for c in cuts]) for k in ('ms', 'pan', 'gt') if cuts[0][k] is not None}
+        if self.kind[0]=='full': out['scale'] = cuts[0]['scale'] # all of one scene
         return out | dict(step=t, sensor=cuts[0]['sensor'], where=[c['where'] for c in cuts])
 
     def _cut(self, g, rng):
         k,j = (int(rng.integers(8)) if self.augment else 0), int(rng.integers(self.jitter+1))
-        ms,pan,gt,_,s = variant(g, self.kind[0], k, j, self.kind[1])
+        ms,pan,gt,c,s = variant(g, self.kind[0], k, j, self.kind[1])
         h,r = self.patch*ms.shape[-1]//pan.shape[-1], pan.shape[-1]//ms.shape[-1]
         y,x = (int(rng.integers(n-h+1)) for n in ms.shape[-2:])
         def big(t): return t if t is None else t[0, :, y*r:(y+h)*r, x*r:(x+h)*r]
-        return dict(ms=ms[0, :, y:y+h, x:x+h], pan=big(pan), gt=big(gt), sensor=s, where=f'{g.name} turn {k} row {y*r} column {x*r}')
+        return dict(ms=ms[0, :, y:y+h, x:x+h], pan=big(pan), gt=big(gt), sensor=s, scale=c, where=f'{g.name} turn {k} row {y*r} column {x*r}')
 
+# %% ../../nbs/data/patches.ipynb #086271bd
 def _shares(gs):
     w = np.array([math.sqrt(g.shape[0]*g.shape[1])*(.25 if g.eight_bit else 1) for g in gs])
     return w/w.sum()

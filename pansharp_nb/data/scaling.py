@@ -30,6 +30,7 @@ class Scale:
 
     def there(self, x): return self.mid + _mix(self.M, x-self.o)
     def back(self, x): return _mix(self.Mi, (x.clamp(0, 1) if self.clip else x)-self.mid) + self.o
+    def pan_back(self, p): return self.pan[0] + (p-self.mid)*self.pan[1]
     def to(self, d):
         pan,by = (t and tuple(v.to(d) for v in t) for t in (self.pan, self.by))
         return Scale(*(t.to(d) for t in (self.o, self.M, self.Mi)), pan, self.mid, self.clip, by)
