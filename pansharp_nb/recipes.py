@@ -35,6 +35,7 @@ class Recipe:
     jitter:int=0             # shaken cameras besides the real one
     bands:tuple=(4,)         # band counts, in turn
     knobs:dict=field(default_factory=dict) # of the network
+    text:str=''              # which text a network is told: a key of `prompts.controls`; empty for none
     note:str=''              # what the source leaves open
 
 # %% ../nbs/recipes.ipynb #959a2f43

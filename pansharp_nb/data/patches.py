@@ -161,14 +161,15 @@ class Batches(torch.utils.data.Dataset):
         protocol:str='reduced', scaling:str='peak',
         augment:bool=True,      # the eight turns
         jitter:int=0,           # how many shaken cameras besides the real one
-        seed:int=0, rank:int=0, world:int=1 # this process takes each `world`-th patch
+        seed:int=0, rank:int=0, world:int=1, # this process takes each `world`-th patch
+        texts:dict=None         # name of a ground -> text vector
     ):
         self.groups = [[g for g in gs if min(g.shape)>=patch] for gs in groups]
         if not all(self.groups): raise ValueError(f'no scene is {patch} pixels wide: choose a smaller patch')
         if batch%world: raise ValueError(f'a batch of {batch} cannot be shared by {world} processes: choose a multiple')
         self.p = [_shares(gs) for gs in self.groups]
         self.steps,self.batch,self.patch,self.kind = steps,batch,patch,(protocol, scaling)
-        self.augment,self.jitter,self.seed,self.rank,self.world = augment,jitter,seed,rank,world
+        self.augment,self.jitter,self.seed,self.rank,self.world,self.texts = augment,jitter,seed,rank,world,texts
 
     def __len__(self): return self.steps
 
@@ -180,6 +181,7 @@ class Batches(torch.utils.data.Dataset):
         cuts = [self._cut(gs[i], rng) for i in np.resize(pick, self.batch)][self.rank::self.world]
         out = {k: torch.stack([c[k] for c in cuts]) for k in ('ms', 'pan', 'gt') if cuts[0][k] is not None}
         if self.kind[0]=='full': out['scale'] = cuts[0]['scale'] # all of one scene
+        if self.texts: out['t'] = torch.stack([self.texts[c['name']] for c in cuts])
         return out | dict(step=t, sensor=cuts[0]['sensor'], where=[c['where'] for c in cuts])
 
     def _cut(self, g, rng):
@@ -188,7 +190,7 @@ class Batches(torch.utils.data.Dataset):
         h,r = self.patch*ms.shape[-1]//pan.shape[-1], pan.shape[-1]//ms.shape[-1]
         y,x = (int(rng.integers(n-h+1)) for n in ms.shape[-2:])
         def big(t): return t if t is None else t[0, :, y*r:(y+h)*r, x*r:(x+h)*r]
-        return dict(ms=ms[0, :, y:y+h, x:x+h], pan=big(pan), gt=big(gt), sensor=s, scale=c, where=f'{g.name} turn {k} row {y*r} column {x*r}')
+        return dict(ms=ms[0, :, y:y+h, x:x+h], pan=big(pan), gt=big(gt), sensor=s, scale=c, name=g.name, where=f'{g.name} turn {k} row {y*r} column {x*r}')
 
 # %% ../../nbs/data/patches.ipynb #086271bd
 def _shares(gs):
