@@ -178,13 +178,13 @@ def _losses(net, ms, pan, s, q): # SIDP's two terms
 # %% ../../nbs/papers/ablations.ipynb #4c80bd11
 def run(
     study:str, profile:str='quick',
-    scenes:str='auto', seeds=(0, 1, 2), steps:int=0, device='cpu',
+    scenes:str='auto', seeds=(0, 1, 2), steps:int=0, device='auto',
     keep:Path=None       # folder of the trainings; `runs/ablations`
 )->pd.DataFrame:         # tidy scores; `method` is the variant
     "Train and judge all variants of a study."
     s,size = studies[study],64 if profile=='smoke' else settings.profile(profile)['size']
     keep = Path(keep) if keep else Path(tempfile.mkdtemp()) if profile=='smoke' else settings.root()/'runs'/'ablations'
-    scenes = 'made-up' if profile=='smoke' else scenes
+    scenes,device = 'made-up' if profile=='smoke' else scenes, settings.device(device)
     files,pairs,out = ground(scenes, size, on=s.on),test_pairs(scenes, s.protocol, size, 0, device, s.judged),[]
     todo = [(k, q, seed) for k,q in recipes_of(study, profile, steps).items() for seed in (seeds[:1] if profile=='smoke' else seeds)]
     for k,q,seed in tqdm(todo, desc=study):

@@ -6,8 +6,8 @@
 __all__ = ['order', 'claims', 'verdict_of', 'judge', 'scorecard', 'tally']
 
 # %% ../../nbs/papers/claims.ipynb #5065f983
-import pandas as pd, yaml
-from functools import partial
+import json, pandas as pd, yaml
+from functools import cache, partial
 from .. import settings
 from ..models import counting, networks
 from .ablations import effect
@@ -55,9 +55,11 @@ def _scores(test, boards:str, studies:str):
     return d[d.sensor.isin(test['sensors'])] if 'sensors' in test else d
 
 # %% ../../nbs/papers/claims.ipynb #fe2fae35
+@cache
+def _count(name, bands, knobs): return counting.count(partial(networks.build, name, bands, **json.loads(knobs)), bands)
+
 def _counted(test): # the claim about a number, and the numbers
-    C = test.get('bands', 4)
-    def n(name, knobs={}): return counting.count(partial(networks.build, name, C, **knobs), C)[test['count']]
+    def n(name, knobs={}): return _count(name, test.get('bands', 4), json.dumps(knobs))[test['count']]
     a = n(test['a'], test.get('knobs', {}))
     if 'equals' in test: return abs(a/test['equals']-1)<=test['tolerance'], f"{a:.4g} against {test['equals']:.4g}"
     sign,others = (1, test['less_than']) if 'less_than' in test else (-1, test['more_than'])

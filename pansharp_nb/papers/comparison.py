@@ -48,7 +48,7 @@ def _score(d, kw): # a method that cannot fuse this scene is left out of it
     for m in kw['methods']:
         try: out.append(scoring.score(d, **kw | dict(methods=[m])))
         except ValueError as e: warnings.warn(str(e), stacklevel=2)
-    return pd.concat(out)
+    return pd.concat(out) if out else None
 
 # %% ../../nbs/papers/comparison.ipynb #d9123760
 @dataclass(frozen=True)
