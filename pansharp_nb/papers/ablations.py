@@ -10,6 +10,7 @@ __all__ = ['studies', 'Study', 'recipes_of', 'profile', 'size', 'said', 'ground'
 import hashlib, json, matplotlib.pyplot as plt, pandas as pd, tempfile, torch
 from dataclasses import asdict, dataclass, replace
 from .. import losses, scoring, settings, training
+from ..data.patches import sources
 from ..data.synthetic import made_up
 from ..data.scenes import open_scene, save_scene, scene_sensor
 from ..layers.ewfm import mask_acts
@@ -129,7 +130,7 @@ def ground(
 )->list:          # of files
     "What to train on; made-up scenes where there are none."
     found = settings.scenes_dir() if scenes=='auto' else Path(scenes) if Path(scenes).is_dir() else None
-    if found: return [f for f in sorted(found.glob('*.nc')) if not on or scene_sensor(open_scene(f)).name in on]
+    if found: return [f for f in sources(found) if not on or scene_sensor(open_scene(f)).name in on]
     d = Path(tempfile.mkdtemp())
     for i,n in enumerate(on or ('QB', 'GF2', 'GE1')): save_scene(made_up(n, size, seed+i).assign_attrs(split='train'), d/f'{n}.nc')
     return sorted(d.glob('*.nc'))
