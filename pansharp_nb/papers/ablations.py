@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from .. import losses, scoring, settings, training
 from ..data.patches import sources
 from ..data.synthetic import made_up
-from ..data.scenes import open_scene, save_scene, scene_sensor
+from ..data.scenes import crop, open_scene, save_scene, scene_sensor
 from ..layers.ewfm import mask_acts
 from ..models.networks import as_method
 from .reported import reported
@@ -73,7 +73,7 @@ _without = {'w/o LKA': dict(use_lka=False), 'w/o SSE': dict(use_sse=False), 'w/o
 _dims = {f'{n}: degradation operator {o}D, proximal network {p}D, multi-scale {"on" if m else "off"}': dict(op=f'{o}d', prox=f'{p}d', multiscale=m)
     for n,o,p,m in (('I', 2, 2, True), ('II', 3, 2, True), ('III', 3, 3, True), ('IV', 3, 3, False))}
 _seen = dict(protocol='reduced', loss='l1', batch=8, patch=32, steps=200, knobs={})
-_unroll = _small|dict(batch=4, steps=150, bands=(4,), knobs=dict(d=4, blocks=(1,)*5))
+_unroll = _small|dict(batch=4, steps=100, bands=(4,), knobs=dict(d=4, blocks=(1,)*5))
 _guides = {f'{n}: prompt guidance {k}': dict(spim=k.replace('-', '_')) for n,k in (('I', 'channel'), ('II', 'spatial'), ('III', 'spatial-channel'), ('IV', 'cross-attention'))}
 studies |= dict(
     sidp_table5=Study('SIDP', _grid, 'C=16 N=4', _blind, 'full', tuple(f'C={C} N={N}' for C in (8, 16, 32) for N in (2, 4, 6))),
@@ -135,9 +135,13 @@ def ground(
     for i,n in enumerate(on or ('QB', 'GF2', 'GE1')): save_scene(made_up(n, size, seed+i).assign_attrs(split='train'), d/f'{n}.nc')
     return sorted(d.glob('*.nc'))
 
-def test_pairs(scenes, protocol, size, seed, device, sensors=()): # [(scene, ms, pan, reference, sensor)]
+def test_pairs(
+    scenes, protocol, size, seed, device, # as in `scoring.gather` and `run`
+    sensors=(), most:int=0                # all if empty; MS rows and columns at most
+):                                        # [(scene, ms, pan, reference, sensor)]
     "The four-band test scenes as a network sees them."
     ds = [d for d in scoring.gather(scenes, ','.join(sensors) or 'all', protocol, size, seed)[0] if d.sizes['band']==4 and d.attrs['ratio']==4]
+    ds = [crop(d, slice(most), slice(most)) for d in ds] if most else ds
     return [(d, *scoring.pair(d, protocol, device, torch.float32)) for d in ds]
 
 # %% ../../nbs/papers/ablations.ipynb #1f9622dc
@@ -186,7 +190,7 @@ def run(
     s,size = studies[study],64 if profile=='smoke' else settings.profile(profile)['size']
     keep = Path(keep) if keep else Path(tempfile.mkdtemp()) if profile=='smoke' else settings.root()/'runs'/'ablations'
     scenes,device = 'made-up' if profile=='smoke' else scenes, settings.device(device)
-    files,pairs,out = ground(scenes, size, on=s.on),test_pairs(scenes, s.protocol, size, 0, device, s.judged),[]
+    files,pairs,out = ground(scenes, size, on=s.on),test_pairs(scenes, s.protocol, size, 0, device, s.judged, 128*(s.protocol=='full' and profile!='paper')),[]
     todo = [(k, q, seed) for k,q in recipes_of(study, profile, steps).items() for seed in (seeds[:1] if profile=='smoke' else seeds)]
     for k,q,seed in tqdm(todo, desc=study):
         model = s.variants[k].get('model', s.model)
