@@ -187,11 +187,12 @@ def run(
     keep:Path=None       # folder of the trainings; `runs/ablations`
 )->pd.DataFrame:         # tidy scores; `method` is the variant
     "Train and judge all variants of a study."
-    s,size = studies[study],64 if profile=='smoke' else settings.profile(profile)['size']
+    recipes,s = recipes_of(study, profile, steps),studies[study]
+    size = 64 if profile=='smoke' else settings.profile(profile)['size']
     keep = Path(keep) if keep else Path(tempfile.mkdtemp()) if profile=='smoke' else settings.root()/'runs'/'ablations'
     scenes,device = 'made-up' if profile=='smoke' else scenes, settings.device(device)
     files,pairs,out = ground(scenes, size, on=s.on),test_pairs(scenes, s.protocol, size, 0, device, s.judged, 128*(s.protocol=='full' and profile!='paper')),[]
-    todo = [(k, q, seed) for k,q in recipes_of(study, profile, steps).items() for seed in (seeds[:1] if profile=='smoke' else seeds)]
+    todo = [(k, q, seed) for k,q in recipes.items() for seed in (seeds[:1] if profile=='smoke' else seeds)]
     for k,q,seed in tqdm(todo, desc=study):
         model = s.variants[k].get('model', s.model)
         words = json.dumps([model, asdict(q), seed, [p.name for p in files]])
