@@ -155,7 +155,8 @@ def every(ctx:typer.Context,
     if importlib.util.find_spec('snakemake') is None: raise RuntimeError('all needs snakemake: pip install "pansharp_nb[repro]"')
     if not (root()/'nbs'/'Snakefile').exists(): raise ValueError(f'no nbs/Snakefile below {root()}: reports run inside a clone of pansharp_nb')
     plan = ['-s', 'nbs/Snakefile', '-c', str(cores), '--rerun-incomplete', *['-k']*keep_going, *ctx.args, '--config', f'profile={profile.value}']
-    env = os.environ | dict(PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', '')]))
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', '')])
+    env = dict(OMP_NUM_THREADS=str(max(1, os.cpu_count()//cores))) | os.environ | dict(PATH=path)
     done = subprocess.run([sys.executable, '-m', 'snakemake', *plan], cwd=root(), env=env)
     if done.returncode: raise RuntimeError('some reports were not made: what failed is named above, and its notebook is in reports/logs')
 

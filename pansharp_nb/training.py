@@ -202,6 +202,7 @@ def train(
         warnings.filterwarnings('ignore', _noise)
         trainer = _trainer(out, recipe, data, clock, min(save_every, data.steps), accelerator, devices, nodes, precision, progress)
         trainer.fit(task, data, ckpt_path=last, weights_only=True)
+        trainer.save_checkpoint(out/'last.ckpt') # a run that is done resumes to nothing
     return task.net, data, clock
 
 # %% ../nbs/training.ipynb #0e01fd65
