@@ -58,6 +58,7 @@ def boards(
     scores:pd.DataFrame # tidy scores
 )->dict:                # heading -> frames of `leaderboard`
     "The leaderboard of the scenes that nine in ten methods could fuse, of all scenes, and of each sensor."
+    if scores.get('protocol', pd.Series(dtype=str)).nunique()>1: return {f'{p.capitalize()} resolution': leaderboard(g) for p,g in scores.groupby('protocol', sort=False)}
     n = scores.groupby('scene').method.nunique()
     most = n[n>=.9*n.max()].index
     one = {k: leaderboard(g) for k,g in scores.groupby('sensor')}
@@ -239,8 +240,9 @@ def lead(
     scores:pd.DataFrame # tidy scores of one run
 )->str:
     "What was run, in a sentence."
-    one = {k: ', '.join(map(str, scores[k].unique())) for k in ('protocol', 'seed', 'profile')}
-    return (f"{_words[one['protocol']]}; toolbox metrics. {scores.scene.nunique()} scenes, "
+    one = {k: ', '.join(map(str, scores[k].unique())) for k in ('seed', 'profile')}
+    how = ' and '.join(_words[p] for p in scores.protocol.unique())
+    return (f"{how}; toolbox metrics. {scores.scene.nunique()} scenes, "
         f"{scores.method.nunique()} methods, seed {one['seed']}, profile {one['profile']}. Mean ± standard deviation over the scenes "
         f"{', '.join(scores.scene.unique())}.")
 

@@ -105,7 +105,8 @@ def score(
     convention:str='toolbox', # metric conventions
     device='cpu', dtype=torch.float64, seed:int=0,
     profile:str='user',       # goes into the frame: what kind of run this is
-    progress:bool=False       # a bar over the methods, on standard error
+    progress:bool=False,      # a bar over the methods, on standard error
+    keep:dict=None            # is given the fused images, method -> `(C, H, W)`
 )->pd.DataFrame:              # `method, scene, sensor, protocol, metric, value, seed, profile, weights`
     "Fuse a scene by each method and judge the results."
     ms,pan,ref,s = pair(ds, protocol, device, dtype)
@@ -117,6 +118,7 @@ def score(
             if methods!='all': raise ValueError(f'{m} on {scene}: {e}') from None
             warnings.warn(f'{scene}: {m} left out: {e}', stacklevel=2)
             continue
+        if keep is not None: keep[m] = x[0]
         w = weights.label(m, ms.shape[1], pan.shape[-1]//ms.shape[-1], s) if m in networks.networks else '-'
         rows += [dict(method=m, metric=k, value=v, weights=w) for k,v in judge(x, ms, pan, ref, s, convention).items()]
     df = pd.DataFrame(rows, columns=['method', 'metric', 'value', 'weights'])
