@@ -242,9 +242,8 @@ def lead(
     "What was run, in a sentence."
     one = {k: ', '.join(map(str, scores[k].unique())) for k in ('seed', 'profile')}
     how = ' and '.join(_words[p] for p in scores.protocol.unique())
-    return (f"{how}; toolbox metrics. {scores.scene.nunique()} scenes, "
-        f"{scores.method.nunique()} methods, seed {one['seed']}, profile {one['profile']}. Mean ± standard deviation over the scenes "
-        f"{', '.join(scores.scene.unique())}.")
+    run = f"{scores.scene.nunique()} scenes, {scores.method.nunique()} methods, seed {one['seed']}, profile {one['profile']}"
+    return f"{how}; toolbox metrics. {run}. Mean ± standard deviation over the scenes {', '.join(scores.scene.unique())}."
 
 def banner(
     scores:pd.DataFrame,
