@@ -9,6 +9,7 @@ html_title = 'pansharp_nb'
 root_doc = 'index'
 nb_execution_mode = 'off'
 myst_enable_extensions = ['dollarmath', 'colon_fence']
+myst_heading_anchors = 3
 myst_dmath_double_inline = True # an equation may follow its sentence without an empty line
 exclude_patterns = ['**.ipynb_checkpoints']
 
@@ -45,8 +46,8 @@ def _executed(app, docname, source):
     if kind not in ('tables', 'figures') or not nb.exists() or not about.exists(): return
     d,p = json.loads(nb.read_text()),json.loads(about.read_text())
     commit = (p['commit'] or 'unknown')[:8]
-    said = f"`pansharp-nb run {name}` | profile {p['profile']} | {p['device']} | commit `{commit}` | [numbers and boards](../pages/{kind}/{name}.html)"
-    d['cells'].insert(1, dict(cell_type='markdown', metadata={}, source=[f':::{{admonition}} This run\n{said}\n:::']))
+    said = f"`pansharp-nb run {name}` | profile {p['profile']} | {p.get('device', 'cpu')} | commit `{commit}` | <a href="../pages/{kind}/{name}.html">numbers and boards</a>"
+    d['cells'].insert(1, dict(cell_type='markdown', id='this-run', metadata={}, source=[f':::{{admonition}} This run\n{said}\n:::']))
     source[0] = json.dumps(d)
 
 def _clean(app, docname, source):
