@@ -188,7 +188,7 @@ def train(
     without=(),             # sensors or scenes to leave out
     save_every:int=100,     # steps
     accelerator:str='auto', devices='auto', nodes:int=1, precision:str='32-true',
-    progress:bool=True
+    progress:bool=True, validate:bool=True
 )->tuple:                   # the network, the `Scenes`, the clock
     "Train, or go on training."
     out = Path(out)
@@ -196,6 +196,7 @@ def train(
     last = _claim(out, json.loads(json.dumps(said)), resume)
     L.seed_everything(seed, verbose=False)
     data = Scenes(scenes, recipe, ratio, seed, without)
+    if not validate: data.val = []
     task,clock = Task(model, recipe, data.steps, data.per_epoch, ratio),_Clock()
     logging.getLogger('lightning.pytorch').setLevel(logging.WARNING)
     with warnings.catch_warnings():

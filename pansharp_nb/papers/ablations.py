@@ -7,7 +7,7 @@ __all__ = ['studies', 'Study', 'recipes_of', 'profile', 'size', 'said', 'ground'
            'summary', 'effect', 'beside', 'effects', 'dots']
 
 # %% ../../nbs/papers/ablations.ipynb #38ddfcab
-import hashlib, json, matplotlib.pyplot as plt, pandas as pd, tempfile, torch
+import hashlib, json, math, matplotlib.pyplot as plt, pandas as pd, tempfile, torch
 from dataclasses import asdict, dataclass, replace
 from .. import losses, scoring, settings, training
 from ..data.patches import sources
@@ -20,6 +20,7 @@ from ..recipes import Recipe, recipe
 from ..prompts import told
 from ..reporting import write
 from pathlib import Path
+from scipy.stats import t as student
 from torch import nn
 from tqdm import tqdm
 
@@ -139,10 +140,17 @@ def test_pairs(
     scenes, protocol, size, seed, device, # as in `scoring.gather` and `run`
     sensors=(), most:int=0                # all if empty; MS rows and columns at most
 ):                                        # [(scene, ms, pan, reference, sensor)]
-    "The four-band test scenes as a network sees them."
-    ds = [d for d in scoring.gather(scenes, ','.join(sensors) or 'all', protocol, size, seed)[0] if d.sizes['band']==4 and d.attrs['ratio']==4]
+    "The four-band test scenes as a network sees them; of named sensors all scenes of more than 8 bits, since no network has seen them."
+    if sensors and (folder := settings.scenes_dir() if scenes=='auto' else Path(scenes)).is_dir(): ds = _whole(folder, sensors)
+    else: ds = scoring.gather(scenes, ','.join(sensors) or 'all', protocol, size, seed)[0]
+    ds = [d for d in ds if d.sizes['band']==4 and d.attrs['ratio']==4]
     ds = [crop(d, slice(most), slice(most)) for d in ds] if most else ds
     return [(d, *scoring.pair(d, protocol, device, torch.float32)) for d in ds]
+
+# %% ../../nbs/papers/ablations.ipynb #ea11630d
+def _whole(folder, sensors): # full-scale scenes of these sensors, of more than 8 bits
+    ds = [open_scene(f) for f in sources(folder) if f.suffix=='.nc']
+    return [d for d in ds if 'pan' in d and scene_sensor(d).name in sensors and d.attrs['bit_depth']>8 and d.attrs.get('kind')!='reduced_resolution_triplet']
 
 # %% ../../nbs/papers/ablations.ipynb #1f9622dc
 class Told(nn.Module):
@@ -162,8 +170,9 @@ def trained(
     done = out/'scores.csv'
     if done.exists(): return pd.read_csv(done)
     where = dict(accelerator='gpu' if torch.device(device).type=='cuda' else 'cpu', devices=1)
-    net,_,_ = training.train(model, q, files, out, (out/'last.ckpt').exists(), seed=seed, progress=False, **where)
+    net,data,_ = training.train(model, q, files, out, (out/'last.ckpt').exists(), seed=seed, progress=False, validate=False, **where)
     said = told({d.attrs['name']: d for d,*_ in pairs}, q.text) if q.text else {}
+    if q.text=='constant': said = dict.fromkeys(said, next(iter(data.texts.values()))) # the one of the training
     nets = {d.attrs['name']: Told(net, said.get(d.attrs['name'])).to(device) for d,*_ in pairs}
     rows = [dict(scene=d.attrs['name'], sensor=s.name, metric=m, value=v) for d,ms,pan,ref,s in pairs
         for m,v in _judged(nets[d.attrs['name']], ms, pan, ref, s, q).items()]
@@ -195,7 +204,7 @@ def run(
     todo = [(k, q, seed) for k,q in recipes.items() for seed in (seeds[:1] if profile=='smoke' else seeds)]
     for k,q,seed in tqdm(todo, desc=study):
         model = s.variants[k].get('model', s.model)
-        words = json.dumps([model, asdict(q), seed, [p.name for p in files]])
+        words = json.dumps([model, asdict(q), seed, [p.name for p in files], [(d.attrs['name'], *ms.shape) for d,ms,*_ in pairs]])
         d = trained(model, q, pairs, files, keep/study/f'{k}-{hashlib.sha256(words.encode()).hexdigest()[:8]}'.replace('/', ''), seed, device)
         out.append(d.assign(method=k, protocol=s.protocol, seed=seed, profile=profile, weights='-'))
     return pd.concat(out)[scoring.columns]
@@ -217,11 +226,12 @@ def effect(
     t = scores[scores.metric==metric].pivot_table(index=['scene', 'seed'], columns='method', values='value')
     if not {a, b}<=set(t): raise ValueError(f'no {metric} of {a if a not in t else b}: there are {", ".join(t)}')
     d = (t[a]-t[b]).dropna().unstack('seed')
-    x,g = torch.tensor(d.values),torch.Generator().manual_seed(seed)
-    i,j = (torch.randint(n, (draws, n), generator=g) for n in x.shape)
+    x,g,n = torch.tensor(d.values),torch.Generator().manual_seed(seed),len(d)
+    i,j = (torch.randint(k, (draws, k), generator=g) for k in x.shape)
     boot = x[i[:, :, None], j[:, None, :]].flatten(1).nanmean(1)
-    lo,hi = boot.nanquantile(torch.tensor([.025, .975], dtype=x.dtype)).tolist()
-    return dict(effect=x.nanmean().item(), low=lo, high=hi, n=int(x.isfinite().sum()))
+    m,few = x.nanmean(),student.ppf(.975, n-1)/1.96*math.sqrt(n/(n-1)) if n>1 else 1
+    lo,hi = (m + few*(boot.nanquantile(torch.tensor([.025, .975], dtype=x.dtype))-m)).tolist()
+    return dict(effect=m.item(), low=lo, high=hi, n=int(x.isfinite().sum()))
 
 # %% ../../nbs/papers/ablations.ipynb #51fd6a4d
 def beside(study:str, scores:pd.DataFrame)->pd.DataFrame: # a key of `studies`, what `run` gave
@@ -230,9 +240,10 @@ def beside(study:str, scores:pd.DataFrame)->pd.DataFrame: # a key of `studies`, 
     ours,name = summary(scores),dict(premix='PreMix', sidp='SIDP', sumdun='SUM-DUN', dcfnet='DCFNet').get(paper)
     try: theirs = reported(name, t) if t else reported()[:0]
     except ValueError: theirs = reported()[:0]
-    p = theirs[theirs.configuration.isin(ours.index)].pivot_table(index='configuration', columns=['metric', 'sensor'], values='value')
+    p = theirs[theirs.configuration!=''].pivot_table(index='configuration', columns=['metric', 'sensor'], values='value')
     p.columns = [f'{m}, {s} (paper)' for m,s in p]
-    return p.reindex(ours.index).join(ours.add_suffix(' (here)')).dropna(axis=1, how='all')
+    rows = list(dict.fromkeys([*ours.index, *p.index])) # what is not trained at this profile comes last
+    return p.reindex(rows).join(ours.add_suffix(' (here)')).dropna(axis=1, how='all').fillna('')
 
 def effects(scores:pd.DataFrame, ref:str, metric:str='PSNR')->pd.DataFrame: # tidy, a variant
     "Every other variant against `ref`."
