@@ -1378,6 +1378,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'pansharp_nb/models/networks.py'),
                                              'pansharp_nb.models.networks.by_tiles': ( 'models/networks.html#by_tiles',
                                                                                        'pansharp_nb/models/networks.py'),
+                                             'pansharp_nb.models.networks.keep_pages': ( 'models/networks.html#keep_pages',
+                                                                                         'pansharp_nb/models/networks.py'),
                                              'pansharp_nb.models.networks.start': ( 'models/networks.html#start',
                                                                                     'pansharp_nb/models/networks.py')},
             'pansharp_nb.models.premix': { 'pansharp_nb.models.premix.Chain': ('models/premix.html#chain', 'pansharp_nb/models/premix.py'),

@@ -20,7 +20,7 @@ from .data.scenes import open_scene
 from .layers.sizes import upsample
 from .metrics.reference import ergas, psnr, sam
 from .models.baselines.ldpnet import ldp_loss
-from .models.networks import build, networks, start
+from .models.networks import build, keep_pages, networks, start
 from .prompts import told
 from .recipes import Recipe
 from .settings import commit
@@ -195,6 +195,7 @@ def train(
     said = dict(model=model, recipe=asdict(recipe), ratio=ratio, seed=seed, without=list(without))
     last = _claim(out, json.loads(json.dumps(said)), resume)
     L.seed_everything(seed, verbose=False)
+    keep_pages()
     data = Scenes(scenes, recipe, ratio, seed, without)
     if not validate: data.val = []
     task,clock = Task(model, recipe, data.steps, data.per_epoch, ratio),_Clock()

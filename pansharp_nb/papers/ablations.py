@@ -50,7 +50,7 @@ studies = dict(
     premix_table5=Study('PreMix-H', {k: dict(branches=v) for k,v in _ways.items()}, 'HP, HE', _h),
     premix_table6=Study('PreMix-H', {'1x': dict(scales=(1,)), '1x,2x': dict(scales=(2, 1)), '1x,2x,4x': dict(scales=(4, 2, 1))}, '1x,2x,4x', _h),
     premix_fig17=Study('PreMix-B', _cuts, 'trained', _b),
-    premix_fig18=Study('PreMix-B', _acts, 'tanh_relu, trained', _b),
+    premix_fig18=Study('PreMix-B', _acts, 'tanh_relu, trained', _b, few=tuple(k for k in _acts if k.split(',')[0] in ('sigmoid', 'tanh_relu', 'tanh_elu', 'softsign_elu'))),
     premix_fig20=Study('PreMix-B', {f'L={n}': dict(layers=n) for n in (2, 3, 4, 5)}, 'L=2', _b),
     premix_fig21=Study('PreMix-B', {f'K={k}': dict(pf_kernel=k) for k in (1, 3, 5, 7, 9)}, 'K=3', _b))
 
