@@ -11,8 +11,8 @@ table1: $(VENV)/dev           ## the leaderboard at reduced resolution -> report
 test: $(VENV)/dev             ## everything CI checks
 	$(BIN)/python -m pytest
 
-reports: $(VENV)/dev          ## all reports
-	for nb in nbs/tables/*.ipynb; do $(BIN)/pansharp-nb run $$(basename $$nb .ipynb) || exit 1; done
+reports: $(VENV)/dev          ## every table and figure that is not up to date
+	$(BIN)/pansharp-nb all -c2 -k
 
 site: $(VENV)/site            ## the pages as a web site -> reports/site/index.html
 	$(BIN)/python -m sphinx -qW -b html nbs reports/site

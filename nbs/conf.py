@@ -9,6 +9,7 @@ html_title = 'pansharp_nb'
 root_doc = 'index'
 nb_execution_mode = 'off'
 myst_enable_extensions = ['dollarmath', 'colon_fence']
+myst_heading_anchors = 3
 myst_dmath_double_inline = True # an equation may follow its sentence without an empty line
 exclude_patterns = ['**.ipynb_checkpoints']
 
@@ -31,6 +32,24 @@ def _mathjax():
     return dict(mathjax_path='tex-svg-full.js')
 globals().update(_mathjax())
 
+reports = Path(__file__).parents[1]/'reports'
+extra = Path(tempfile.mkdtemp())
+html_extra_path = [str(extra)]
+for f in (f for k in ('tables', 'figures') for f in (reports/k).glob('*.html')):
+    (extra/'pages'/f.parent.name).mkdir(parents=True, exist_ok=True)
+    shutil.copy(f, extra/'pages'/f.parent.name)
+
+def _executed(app, docname, source):
+    "A report's notebook is committed empty: show its last run, and say which it was."
+    kind,_,name = docname.rpartition('/')
+    nb,about = (reports/kind/f'{name}.{e}' for e in ('ipynb', 'json'))
+    if kind not in ('tables', 'figures') or not nb.exists() or not about.exists(): return
+    d,p = json.loads(nb.read_text()),json.loads(about.read_text())
+    commit = (p['commit'] or 'unknown')[:8]
+    said = f"`pansharp-nb run {name}` | profile {p['profile']} | {p.get('device', 'cpu')} | commit `{commit}` | <a href="../pages/{kind}/{name}.html">numbers and boards</a>"
+    d['cells'].insert(1, dict(cell_type='markdown', id='this-run', metadata={}, source=[f':::{{admonition}} This run\n{said}\n:::']))
+    source[0] = json.dumps(d)
+
 def _clean(app, docname, source):
     "Drop `#| hide` cells, the source of `#| echo: false` cells and every `#|` line, as nbdev's own docs do."
     if not source[0].lstrip().startswith('{'): return
@@ -43,4 +62,6 @@ def _clean(app, docname, source):
     for c in nb['cells']: c['source'] = [l for l in lines(c) if not l.startswith(('#|', '# chkstyle'))]
     source[0] = json.dumps(nb)
 
-def setup(app): app.connect('source-read', _clean)
+def setup(app):
+    app.connect('source-read', _executed, priority=400)
+    app.connect('source-read', _clean)

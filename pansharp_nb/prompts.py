@@ -6,7 +6,7 @@
 __all__ = ['TEMPLATE', 'view', 'PromptProvider', 'TextEmbedder', 'NoPrompt', 'cover', 'measure', 'StatsCaptioner', 'quicklook',
            'BertEmbedder', 'offline_embedder', 'HashEmbedder', 'question', 'HFVisionProvider', 'Endpoint',
            'OpenAIChatProvider', 'OpenAIEmbedder', 'ConstantProvider', 'FileProvider', 'read_vectors', 'prompt_vectors',
-           'controls']
+           'controls', 'told']
 
 # %% ../nbs/prompts.ipynb #12601f48
 import base64, contextlib, hashlib, http.client, importlib.util, io, json, os, re, threading, time, warnings
@@ -608,3 +608,14 @@ def controls(
     moved[i] = t[i.roll(1)]
     mean = F.normalize(t.mean(0, keepdim=True), dim=-1).expand_as(t)
     return dict(real=t, shuffled=moved, constant=mean, zero=torch.zeros_like(t))
+
+# %% ../nbs/prompts.ipynb #3194d2ca
+def told(
+    scenes:dict,     # name -> scene
+    which:str='real' # a key of `controls`
+)->dict:             # name -> vector
+    "The text vector of each scene."
+    if offline_embedder() is None: raise ValueError(f'a network with texts {_how}')
+    t = controls(prompt_vectors(scenes.values())[0])
+    if which not in t: raise ValueError(f'unknown text {which!r}: choose {", ".join(t)}')
+    return dict(zip(scenes, t[which]))

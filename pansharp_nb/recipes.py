@@ -35,6 +35,7 @@ class Recipe:
     jitter:int=0             # shaken cameras besides the real one
     bands:tuple=(4,)         # band counts, in turn
     knobs:dict=field(default_factory=dict) # of the network
+    text:str=''              # which text a network is told: a key of `prompts.controls`; empty for none
     note:str=''              # what the source leaves open
 
 # %% ../nbs/recipes.ipynb #959a2f43
@@ -78,10 +79,10 @@ quick = {n: _quick for n in paper} | {'PreMix-B': replace(_quick, steps=1200), '
     'DCFNet': replace(_heavy, steps=500, knobs=dict(residual=True)), 'SUM-DUN': replace(_heavy, steps=240, batch=4, bands=(4, 8)),
     'SIDP': replace(_blind, steps=250, lr=1e-3, loss='sidp_dn', loss_args=dict(unit='rad'), scaling='gs', knobs=dict(global_residual=True)), 'Z-PNN': replace(_blind, steps=300, loss='zpnn'),
     'lambda-PNN': replace(_blind, loss='lambda_pnn'), 'GPPNN': replace(_quick, steps=220), 'LAGConv': replace(_quick, steps=120, lr=1e-3),
-    'TFNet': replace(_quick, steps=500, batch=8, lr=1e-3), 'MSDCNN': replace(_quick, steps=150, lr=1e-3), 'DRPNN': replace(_quick, steps=110, batch=8, lr=1e-3),
+    'TFNet': replace(_quick, steps=500, batch=8, lr=1e-3), 'MSDCNN': replace(_quick, steps=450, lr=1e-3), 'DRPNN': replace(_quick, steps=110, batch=8, lr=1e-3),
     'PGCU': replace(_quick, patch=128, batch=4, loss='pgcu'), 'LDPNet': replace(_blind, loss='ldp', scaling='peak'), 'SFINet': replace(_heavy, clip=.01),
     'MSDDN': replace(_heavy, clip=.01), 'ADKNet': _heavy, 'UTSN': _heavy, 'AWFLN': _heavy, 'MDCUN': _heavy, 'BDPN': _heavy,
-    'PNN': replace(_quick, lr=1e-3), 'A-PNN': replace(_quick, lr=1e-3)}
+    'PNN': replace(_quick, steps=1000, lr=1e-3), 'A-PNN': replace(_quick, lr=1e-3)}
 for r in (paper, quick): r['A-PNN-TA'] = r['A-PNN']
 recipes = dict(paper=paper, quick=quick)
 

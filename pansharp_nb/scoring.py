@@ -12,8 +12,8 @@ from functools import cache, partial
 from pathlib import Path
 from .classical import multiresolution, substitution, variational
 from .data.degrade import wald
-from .data.patches import parts
-from .data.scenes import crop, open_scene, scene_sensor, to_tensors, trim_nodata
+from .data.patches import parts, sources
+from .data.scenes import crop, nbu_split, open_scene, samples, scene_sensor, to_tensors, trim_nodata
 from .data.sensors import sensor as as_sensor
 from .data.synthetic import made_up
 from .metrics.noreference import noreference_metrics
@@ -105,7 +105,8 @@ def score(
     convention:str='toolbox', # metric conventions
     device='cpu', dtype=torch.float64, seed:int=0,
     profile:str='user',       # goes into the frame: what kind of run this is
-    progress:bool=False       # a bar over the methods, on standard error
+    progress:bool=False,      # a bar over the methods, on standard error
+    keep:dict=None            # is given the fused images, method -> `(C, H, W)`
 )->pd.DataFrame:              # `method, scene, sensor, protocol, metric, value, seed, profile, weights`
     "Fuse a scene by each method and judge the results."
     ms,pan,ref,s = pair(ds, protocol, device, dtype)
@@ -117,6 +118,7 @@ def score(
             if methods!='all': raise ValueError(f'{m} on {scene}: {e}') from None
             warnings.warn(f'{scene}: {m} left out: {e}', stacklevel=2)
             continue
+        if keep is not None: keep[m] = x[0]
         w = weights.label(m, ms.shape[1], pan.shape[-1]//ms.shape[-1], s) if m in networks.networks else '-'
         rows += [dict(method=m, metric=k, value=v, weights=w) for k,v in judge(x, ms, pan, ref, s, convention).items()]
     df = pd.DataFrame(rows, columns=['method', 'metric', 'value', 'weights'])
@@ -141,6 +143,16 @@ def _test_part(ds):
     rows = held_out[ds.attrs['name']]
     return crop(ds, rows=rows).assign_attrs(name=f"{ds.attrs['name']}_rows{rows.start}-{rows.stop-1}")
 
+# %% ../nbs/scoring.ipynb #e8c4eac9
+def _tests(f): # indices of the samples that are kept for testing
+    if f.is_dir(): return nbu_split(f)['test']
+    if f.suffix=='.nc': return [0] if _is_test(f) else []
+    return samples(f) if f.stem.startswith('test') else []
+
+def _fits(ds, f, protocol): # a stack comes once with a truth and once without
+    if f.suffix in ('.h5', '.hdf5'): return ('gt' in ds)==(protocol=='reduced')
+    return protocol=='reduced' or ds.attrs.get('kind')!='reduced_resolution_triplet'
+
 # %% ../nbs/scoring.ipynb #3dcc3814
 def gather(
     scenes:str='auto',        # `auto`, `made-up`, a folder, or files separated by commas
@@ -153,11 +165,9 @@ def gather(
     folder = scenes_dir() if scenes=='auto' else Path(scenes) if Path(scenes).is_dir() else None
     if scenes=='made-up' or (scenes=='auto' and folder is None):
         return [made_up(s, size, seed+i) for i,s in enumerate(wanted or ('QB', 'IKONOS', 'WV2', 'WV3'))], []
-    files = sorted(folder.glob('*.nc')) if folder else [Path(f) for f in scenes.split(',')]
-    test = [f for f in files if not folder or _is_test(f)]
-    found = [(_test_part(open_scene(f)), f) for f in test]
-    found = [(d, f) for d,f in found if (wanted is None or scene_sensor(d).name in wanted)
-        and (protocol=='reduced' or d.attrs.get('kind')!='reduced_resolution_triplet')]
+    files = sources(folder) if folder else [Path(f) for f in scenes.split(',')]
+    found = [(_test_part(open_scene(f, index=i)), f) for f in files for i in (_tests(f) if folder else samples(f))]
+    found = [(d, f) for d,f in found if (wanted is None or scene_sensor(d).name in wanted) and _fits(d, f, protocol)]
     if not found: raise ValueError(f'no test scene for sensors {sensors!r} in {folder or scenes}')
     return [list(t) for t in zip(*found)]
 

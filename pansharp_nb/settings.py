@@ -41,7 +41,8 @@ def scenes_dir()->Path|None: # folder of scene files, `None` where there are non
     env = os.environ.get('PANSHARP_NB_DATA')
     d = Path(env) if env else root()/config()['paths']['data']/'scenes'
     if env and not d.is_dir(): raise FileNotFoundError(f'PANSHARP_NB_DATA points to {env}, which is not a folder')
-    return d.resolve() if d.is_dir() and any(d.glob('*.nc')) else None
+    kinds = '*.nc', '*.h5', 'MS_256', '*/MS_256' # scenes, PanCollection, NBU
+    return d.resolve() if any(True for k in kinds for _ in d.glob(k)) else None
 
 # %% ../nbs/00_settings.ipynb #82f9ddfe
 def reports_dir(

@@ -10,15 +10,18 @@ import contextlib, copy, difflib, json, logging, math, os, time, torch, warnings
 warnings.filterwarnings('ignore', 'IProgress not found') # lightning imports tqdm.auto, whose advice would put a path of this machine into reports
 import lightning.pytorch as L
 from dataclasses import asdict
+from functools import partial
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 from . import __version__, losses
 from .data.patches import Batches, grounds, variant
+from .data.scenes import open_scene
 from .layers.sizes import upsample
 from .metrics.reference import ergas, psnr, sam
 from .models.baselines.ldpnet import ldp_loss
-from .models.networks import build, networks, start
+from .models.networks import build, keep_pages, networks, start
+from .prompts import told
 from .recipes import Recipe
 from .settings import commit
 from .weights import save_weights
@@ -73,9 +76,13 @@ class Task(L.LightningModule):
         self.net = build(model, recipe.bands[0], ratio, **recipe.knobs)
         self.recipe,self.steps,self.per_epoch = recipe,steps,per_epoch
 
+    def told(self, b): # the network, with the batch's texts if there are any
+        f = start(self.net, self.recipe.scaling)
+        return partial(f, t=b['t']) if 't' in b else f
+
     def training_step(self, b, _):
         torch.manual_seed(b['step'])
-        loss = objectives[self.recipe.loss](start(self.net, self.recipe.scaling), b, **self.recipe.loss_args)
+        loss = objectives[self.recipe.loss](self.told(b), b, **self.recipe.loss_args)
         if not loss.isfinite():
             where = '; '.join(b['where'][:4])
             raise FloatingPointError(f'the loss is {loss.item()} at step {b["step"]}: lower lr, or look at {where}')
@@ -83,7 +90,7 @@ class Task(L.LightningModule):
         return loss
 
     def validation_step(self, b, _):
-        x = b['scale'].back(start(self.net, self.recipe.scaling)(b['ms'], b['pan']).float())
+        x = b['scale'].back(self.told(b)(b['ms'], b['pan']).float())
         said = dict(psnr=psnr(x, b['gt'], b['sensor'].peak), ergas=ergas(x, b['gt'], b['r']), sam=sam(x, b['gt']))
         self.log_dict({f'val_{k}': v.mean() for k,v in said.items()}, batch_size=1, sync_dist=True)
 
@@ -116,18 +123,20 @@ class Scenes(L.LightningDataModule):
         self.val = []
         for c in recipe.bands:
             with contextlib.suppress(ValueError): self.val += find('val', 'reduced', c) # a scene may be too small to keep a strip back
+        used = {g.name: g for gs in (*self.train, self.val) for g in gs} if recipe.text else {}
+        self.texts = told({n: open_scene(g.file, index=g.index) for n,g in used.items()}, recipe.text) if used else None
         self.per_epoch = max(1, sum(math.prod(g.shape) for gs in self.train for g in gs)//recipe.patch**2//recipe.batch)
         self.steps = recipe.steps or recipe.epochs*self.per_epoch
 
     def train_dataloader(self):
         q,t = self.q,self.trainer
         kind = q.protocol, q.scaling, q.augment, q.jitter
-        b = Batches(self.train, self.steps, q.batch, q.patch, *kind, self.seed, t.global_rank, t.world_size)
+        b = Batches(self.train, self.steps, q.batch, q.patch, *kind, self.seed, t.global_rank, t.world_size, self.texts)
         return torch.utils.data.DataLoader(b, batch_size=None, sampler=_From(t, self.steps))
 
     def transfer_batch_to_device(self, b, device, _): return {k: v.to(device) if hasattr(v, 'to') else v for k,v in b.items()}
 
-    def val_dataloader(self): return torch.utils.data.DataLoader(_Strips(self.val, self.q.scaling), batch_size=None)
+    def val_dataloader(self): return torch.utils.data.DataLoader(_Strips(self.val, self.q.scaling, self.texts), batch_size=None)
 
 # %% ../nbs/training.ipynb #8093af45
 class _From(torch.utils.data.Sampler):
@@ -136,11 +145,12 @@ class _From(torch.utils.data.Sampler):
     def __iter__(self): return iter(range(self.trainer.global_step, self.steps))
 
 class _Strips(torch.utils.data.Dataset):
-    def __init__(self, gs, scaling): self.gs,self.scaling = gs,scaling
+    def __init__(self, gs, scaling, texts=None): self.gs,self.scaling,self.texts = gs,scaling,texts
     def __len__(self): return len(self.gs)
     def __getitem__(self, i):
         ms,pan,gt,c,s = variant(self.gs[i], scaling=self.scaling)
-        return dict(ms=ms, pan=pan, gt=c.back(gt), scale=c, sensor=s, r=pan.shape[-1]//ms.shape[-1])
+        text = {'t': self.texts[self.gs[i].name][None]} if self.texts else {}
+        return text | dict(ms=ms, pan=pan, gt=c.back(gt), scale=c, sensor=s, r=pan.shape[-1]//ms.shape[-1])
 
 # %% ../nbs/training.ipynb #f752384f
 class _Atomic(TorchCheckpointIO):
@@ -178,20 +188,23 @@ def train(
     without=(),             # sensors or scenes to leave out
     save_every:int=100,     # steps
     accelerator:str='auto', devices='auto', nodes:int=1, precision:str='32-true',
-    progress:bool=True
+    progress:bool=True, validate:bool=True
 )->tuple:                   # the network, the `Scenes`, the clock
     "Train, or go on training."
     out = Path(out)
     said = dict(model=model, recipe=asdict(recipe), ratio=ratio, seed=seed, without=list(without))
     last = _claim(out, json.loads(json.dumps(said)), resume)
     L.seed_everything(seed, verbose=False)
+    keep_pages()
     data = Scenes(scenes, recipe, ratio, seed, without)
+    if not validate: data.val = []
     task,clock = Task(model, recipe, data.steps, data.per_epoch, ratio),_Clock()
     logging.getLogger('lightning.pytorch').setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', _noise)
         trainer = _trainer(out, recipe, data, clock, min(save_every, data.steps), accelerator, devices, nodes, precision, progress)
         trainer.fit(task, data, ckpt_path=last, weights_only=True)
+        trainer.save_checkpoint(out/'last.ckpt') # a run that is done resumes to nothing
     return task.net, data, clock
 
 # %% ../nbs/training.ipynb #0e01fd65

@@ -45,14 +45,43 @@ def test_report_has_parameters(nb):
     assert [c.metadata.get('tags') for c in cells].count(['parameters'])==1
     assert not any('#|' in c.source or c.outputs for c in cells)
 
+def every(at, **env): # all reports of a project, at smoke size: exit code, what was said
+    exe = Path(sys.executable).with_name('pansharp-nb')
+    p = subprocess.run([exe, 'all', '-c2', '-k', '--profile', 'smoke'], cwd=at, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=os.environ | {'IN_TEST': ''} | env)
+    return p.returncode, p.stdout+p.stderr
+
+@pytest.fixture(scope='module')
+def smoke():
+    shutil.rmtree(root/'reports'/'smoke', ignore_errors=True)
+    return every(root)
+
 @pytest.mark.parametrize('nb', reports, ids=lambda p: p.stem)
-def test_report_through_papermill(nb, tmp_path):
-    "The line of the README, at smoke size, with its outputs where they belong."
-    out = tmp_path/nb.name
-    run('papermill', nb, out, '-k', 'python3', '-p', 'profile', 'smoke', cwd=root, env={'IN_TEST': ''})
+def test_report(nb, smoke):
+    "`pansharp-nb all` made it, with its outputs where they belong."
     dst = root/'reports'/'smoke'/nb.parent.name
-    for ext in ('csv', 'md', 'tex', 'html', 'json'): assert (dst/f'{nb.stem}.{ext}').stat().st_size
+    for ext in ('ipynb', 'csv', 'md', 'tex', 'html', 'json'):
+        f = dst/f'{nb.stem}.{ext}'
+        assert f.exists() and f.stat().st_size, smoke[1][-3000:]
     assert json.loads((dst/f'{nb.stem}.json').read_text())['profile']=='smoke'
+
+def test_nothing_is_made_twice(smoke):
+    code,said = every(root)
+    assert code==0 and 'Nothing to be done' in said, said[-3000:]
+
+def test_a_failure_is_kept_and_named(tmp_path):
+    "One report breaks: the other is made, the broken one is named, its notebook lies in the logs."
+    for d in ('nbs/tables', 'nbs/figures', 'reports'): (tmp_path/d).mkdir(parents=True)
+    shutil.copy(root/'settings.ini', tmp_path)
+    shutil.copy(root/'nbs'/'Snakefile', tmp_path/'nbs')
+    (tmp_path/'pansharp_nb').symlink_to(root/'pansharp_nb')
+    for n,line in (('good', '1+1'), ('bad', '1/0')):
+        nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("profile = 'auto'", metadata=dict(tags=['parameters'])), nbformat.v4.new_code_cell(line)], metadata=dict(kernelspec=dict(name='python3', language='python', display_name='python3')))
+        nbformat.write(nb, tmp_path/'nbs'/'tables'/f'{n}.ipynb')
+    code,said = every(tmp_path)
+    made = tmp_path/'reports'/'smoke'/'tables'
+    assert code==1 and 'bad.ipynb' in said and 'what failed is named above' in said
+    assert (made/'good.ipynb').exists() and not (made/'bad.ipynb').exists()
+    assert 'ZeroDivisionError' in (tmp_path/'reports'/'logs'/'tables-bad.ipynb').read_text()
 
 def test_reports_name_no_machine():
     "What is committed under reports says nothing of where it was made."

@@ -1,6 +1,7 @@
 "Training can be killed, shared and repeated: same seed, same bytes, whatever happens in between."
 import csv, h5py, json, numpy as np, os, pytest, resource, scipy.io, shutil, signal, subprocess, sys, time, torch
 from pathlib import Path
+from pansharp_nb import scoring
 from pansharp_nb.data.patches import Batches, grounds, turn, variant
 from pansharp_nb.data.scenes import save_scene
 from pansharp_nb.data.synthetic import made_up
@@ -128,11 +129,21 @@ def test_pancollection_stack(tmp_path):
     back = [(t*2047).round().double().numpy().tobytes() for t in x['gt']]
     assert x['ms'].shape==(4, 4, 16, 16) and all(b in want for b in back)
 
+def test_pancollection_folder(tmp_path):
+    "What is called test is tested on, at its scale; the rest is trained on."
+    for n in ('train_qb', 'valid_qb', 'test_qb_multiExm1'): stack(tmp_path/f'{n}.h5')
+    stack(tmp_path/'test_qb_OrigScale_multiExm1.h5')
+    with h5py.File(tmp_path/'test_qb_OrigScale_multiExm1.h5', 'a') as f: del f['gt']
+    where = {p: {d.attrs['name'].rsplit('_', 1)[0] for d in scoring.gather(str(tmp_path), 'QB', p)[0]} for p in ('reduced', 'full')}
+    assert where==dict(reduced={'test_qb_multiExm1'}, full={'test_qb_OrigScale_multiExm1'})
+    assert [{g.file.stem for g in grounds(tmp_path, part=p)} for p in ('train', 'val')]==[{'train_qb'}, {'valid_qb'}]
+
 def test_nbu_folder(tmp_path):
     rng = np.random.default_rng(0)
     for d,k,s in (('MS_256', 'imgMS', (64, 64, 4)), ('PAN_1024', 'imgPAN', (256, 256))):
         (tmp_path/'3_QB'/d).mkdir(parents=True)
-        for i in (1, 2): scipy.io.savemat(tmp_path/'3_QB'/d/f'{i}.mat', {k: rng.integers(1, 2047, s).astype('uint16')})
+        for i in (1, 2, 3, 4): scipy.io.savemat(tmp_path/'3_QB'/d/f'{i}.mat', {k: rng.integers(1, 2047, s).astype('uint16')})
     gs = grounds(tmp_path/'3_QB')
-    assert [g.index for g in gs]==[0, 1] and not gs[0].stack
+    held = [d.attrs['name'] for d in scoring.gather(str(tmp_path), protocol='full')[0]]
+    assert len(gs)==len(held)==2 and not {f'3_QB_{g.index+1}' for g in gs} & set(held) and not gs[0].stack
     assert Batches([gs], 2, 2, 32)[1]['gt'].shape==(2, 4, 32, 32)
