@@ -1512,6 +1512,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                               'pansharp_nb/papers/ablations.py'),
                                               'pansharp_nb.papers.ablations.Told.forward': ( 'papers/ablations.html#told.forward',
                                                                                              'pansharp_nb/papers/ablations.py'),
+                                              'pansharp_nb.papers.ablations._camera': ( 'papers/ablations.html#_camera',
+                                                                                        'pansharp_nb/papers/ablations.py'),
                                               'pansharp_nb.papers.ablations._changed': ( 'papers/ablations.html#_changed',
                                                                                          'pansharp_nb/papers/ablations.py'),
                                               'pansharp_nb.papers.ablations._judged': ( 'papers/ablations.html#_judged',

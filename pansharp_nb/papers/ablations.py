@@ -131,7 +131,7 @@ def ground(
 )->list:          # of files
     "What to train on; made-up scenes where there are none."
     found = settings.scenes_dir() if scenes=='auto' else Path(scenes) if Path(scenes).is_dir() else None
-    if found: return [f for f in sources(found) if not on or scene_sensor(open_scene(f)).name in on]
+    if found: return [f for f in sources(found) if not on or _camera(f) in on]
     d = Path(tempfile.mkdtemp())
     for i,n in enumerate(on or ('QB', 'GF2', 'GE1')): save_scene(made_up(n, size, seed+i).assign_attrs(split='train'), d/f'{n}.nc')
     return sorted(d.glob('*.nc'))
@@ -148,9 +148,11 @@ def test_pairs(
     return [(d, *scoring.pair(d, protocol, device, torch.float32)) for d in ds]
 
 # %% ../../nbs/papers/ablations.ipynb #ea11630d
+def _camera(file): return scene_sensor(open_scene(file, pan=False)).name
+
 def _whole(folder, sensors): # full-scale scenes of these sensors, of more than 8 bits
-    ds = [open_scene(f) for f in sources(folder) if f.suffix=='.nc']
-    return [d for d in ds if 'pan' in d and scene_sensor(d).name in sensors and d.attrs['bit_depth']>8 and d.attrs.get('kind')!='reduced_resolution_triplet']
+    ds = [open_scene(f) for f in sources(folder) if f.suffix=='.nc' and _camera(f) in sensors]
+    return [d for d in ds if d.attrs['bit_depth']>8 and d.attrs.get('kind')!='reduced_resolution_triplet']
 
 # %% ../../nbs/papers/ablations.ipynb #1f9622dc
 class Told(nn.Module):
