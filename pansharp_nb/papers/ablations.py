@@ -52,7 +52,7 @@ studies = dict(
     premix_fig17=Study('PreMix-B', _cuts, 'trained', _b),
     premix_fig18=Study('PreMix-B', _acts, 'tanh_relu, trained', _b, few=tuple(k for k in _acts if k.split(',')[0] in ('sigmoid', 'tanh_relu', 'tanh_elu', 'softsign_elu'))),
     premix_fig20=Study('PreMix-B', {f'L={n}': dict(layers=n) for n in (2, 3, 4, 5)}, 'L=2', _b),
-    premix_fig21=Study('PreMix-B', {f'K={k}': dict(pf_kernel=k) for k in (1, 3, 5, 7, 9)}, 'K=3', _b))
+    premix_fig21=Study('PreMix-B', {f'K={k}': dict(pf_kernel=k) for k in (1, 3, 5, 7, 9)}, 'K=3', _b, few=('K=1', 'K=3', 'K=5', 'K=7')))
 
 # %% ../../nbs/papers/ablations.ipynb #5129f7c8
 # chkstyle: skip
@@ -60,7 +60,8 @@ _kernels = {f'kernels {",".join(map(str, k))}': dict(kernel_sizes=k) for k in ((
 _memory = {'w/o GRU': dict(stage_gru='off', mmifb='sum'), 'w/o AFFB': dict(affb='concat'), 'AFFB w/o G': dict(affb='no_g')}
 studies |= dict(
     mfmif_ablation=Study('MFMIF-Net', {'full': {}} | {f'S={n}': dict(steps=n) for n in (1, 2, 4)} | _kernels | _memory, 'full',
-        _small|dict(loss='two_scale_l2', batch=4, steps=200, knobs=dict(width=8, global_residual=True))),
+        _small|dict(loss='two_scale_l2', batch=4, steps=200, knobs=dict(width=8, global_residual=True)),
+        few=('full', 'S=1', 'S=2', 'kernels 1,3', 'w/o GRU', 'w/o AFFB', 'AFFB w/o G')),
     dcfnet_table6=Study('DCFNet', {'plain sums': dict(dbf='none'), 'concatenation': dict(pfu='concat'), 'w/o PCFT': dict(pcft=False), 'full': {}}, 'full',
         _small|dict(loss='l2', knobs=dict(dim=8))))
 
