@@ -305,7 +305,8 @@ def jpeg(
 def _plain(f, to): # a frame as it is: html, markdown or latex
     if to=='html': return f.to_html(border=0, classes='board', na_rep='')
     f = f.set_axis([' '.join(map(str, c)) if isinstance(c, tuple) else str(c) for c in f], axis=1)
-    return f.to_markdown() if to=='md' else f.astype(str).style.format_index(escape='latex', axis=1).format(escape='latex').to_latex(hrules=True)
+    if to=='md': return f.reset_index().to_markdown(index=False) if f.index.nlevels>1 else f.to_markdown()
+    return f.astype(str).style.format_index(escape='latex', axis=1).format(escape='latex').to_latex(hrules=True)
 
 # %% ../nbs/reporting.ipynb #e872f835
 def save(

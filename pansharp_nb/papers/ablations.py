@@ -82,7 +82,7 @@ studies |= dict(
     sidp_table6=Study('SIDP', _shares, 'alpha=0.5 beta=0.5', _blind, 'full', tuple(k for i,k in enumerate(_shares) if i%2==0)),
     sidp_table7=Study('SIDP', _without, 'full', _blind, 'full'),
     sidp_fig9=Study('SIDP', {'SIDP': {}} | {m: dict(model=m, recipe=_seen) for m in ('DRPNN', 'DiCNN1', 'LAGConv')}, 'SIDP', _blind, 'full', on=('WV2',), judged=('GF2', 'PLEIADES')),
-    sumdun_table4=Study('SUM-DUN', _dims, 'III: degradation operator 3D, proximal network 3D, multi-scale on', _unroll|dict(knobs=dict(d=4, blocks=(1,)*5, spim='none'))),
+    sumdun_table4=Study('SUM-DUN', _dims, 'III: degradation operator 3D, proximal network 3D, multi-scale on', _unroll|dict(steps=60, knobs=dict(d=4, blocks=(1,)*5, spim='none'))),
     sumdun_table5=Study('SUM-DUN', _guides, 'III: prompt guidance spatial-channel', _unroll|dict(text='real')),
     sumdun_prompts=Study('SUM-DUN', {k: dict(recipe=dict(text=k)) for k in ('real', 'shuffled', 'constant', 'zero')}, 'real', _unroll))
 

@@ -77,7 +77,7 @@ class Comparison:
 
     def notes(self):
         start = ['networks but Z-PNN and lambda-PNN start from GSA here, and answer halfway to it on a sensor they never saw (GSA/2 in the column weights)']
-        return start*(self.scores.weights!='-').any() + [f'{m} is missing: {w}' for m,w in self.why.items()]
+        return start*int((self.scores.weights!='-').any()) + [f'{m} is missing: {w}' for m,w in self.why.items()]
 
     def banner(self):
         if self.same: return "The paper's data and split; the networks are trained as their cards say."
