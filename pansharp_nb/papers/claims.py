@@ -109,7 +109,8 @@ order = 'reproduced', 'not reproduced', 'undecided', 'needs data'
 
 def scorecard(boards:str='paper', studies:str='quick')->pd.DataFrame: # as in `judge`
     "All claims, judged."
-    return pd.DataFrame([judge(c, boards, studies) for c in claims()])
+    columns = 'id paper says where holds verdict effect low high scenes against note'.split()
+    return pd.DataFrame([judge(c, boards, studies) for c in claims()], columns=columns)
 
 def tally(card:pd.DataFrame)->pd.DataFrame: # of `scorecard`
     "How many of each verdict, a row a paper."
