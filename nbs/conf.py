@@ -46,7 +46,8 @@ def _executed(app, docname, source):
     if kind not in ('tables', 'figures') or not nb.exists() or not about.exists(): return
     d,p = json.loads(nb.read_text()),json.loads(about.read_text())
     commit = (p['commit'] or 'unknown')[:8]
-    said = f"`pansharp-nb run {name}` | profile {p['profile']} | {p.get('device', 'cpu')} | commit `{commit}` | <a href="../pages/{kind}/{name}.html">numbers and boards</a>"
+    link = f'<a href="../pages/{kind}/{name}.html">numbers and boards</a>'
+    said = f"`pansharp-nb run {name}` | profile {p['profile']} | {p.get('device', 'cpu')} | commit `{commit}` | {link}"
     d['cells'].insert(1, dict(cell_type='markdown', id='this-run', metadata={}, source=[f':::{{admonition}} This run\n{said}\n:::']))
     source[0] = json.dumps(d)
 
