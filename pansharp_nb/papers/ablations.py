@@ -74,7 +74,7 @@ _without = {'w/o LKA': dict(use_lka=False), 'w/o SSE': dict(use_sse=False), 'w/o
     'w/o spatial loss (spectral loss only)': dict(alpha=1.), 'full': {}}
 _dims = {f'{n}: degradation operator {o}D, proximal network {p}D, multi-scale {"on" if m else "off"}': dict(op=f'{o}d', prox=f'{p}d', multiscale=m)
     for n,o,p,m in (('I', 2, 2, True), ('II', 3, 2, True), ('III', 3, 3, True), ('IV', 3, 3, False))}
-_seen = dict(protocol='reduced', loss='l1', batch=8, patch=32, steps=200, knobs={})
+_seen = dict(protocol='reduced', loss='l1', batch=8, patch=32, steps=200, knobs={}, loss_args={})
 _unroll = _small|dict(batch=4, steps=100, bands=(4,), knobs=dict(d=4, blocks=(1,)*5))
 _guides = {f'{n}: prompt guidance {k}': dict(spim=k.replace('-', '_')) for n,k in (('I', 'channel'), ('II', 'spatial'), ('III', 'spatial-channel'), ('IV', 'cross-attention'))}
 studies |= dict(
@@ -116,13 +116,14 @@ def profile(name:str='auto')->str:
 def size(study:str, profile:str='quick', steps:int=0)->dict: # as in `recipes_of`
     "What is common to all variants of a study."
     q = next(iter(recipes_of(study, profile, steps).values()))
-    return dict(model=studies[study].model, profile=profile, **{k: getattr(q, k) for k in 'steps epochs batch patch lr loss scaling'.split()})
+    return dict(model=studies[study].model, profile=profile, **{k: getattr(q, k) for k in 'steps epochs batch patch lr loss loss_args scaling'.split()})
 
 def said(study:str, scores:pd.DataFrame, profile:str='quick', steps:int=0)->str: # what `run` gave
     "The same, as a sentence."
     q = size(study, profile, steps)
+    args = ''.join(f', {k} {v}' for k,v in q['loss_args'].items() if k!='alpha')
     long = f"{q['steps']} steps" if q['steps'] else f"{q['epochs']} epochs"
-    return (f"{q['model']}, profile {profile}: {long} of {q['batch']} patches of {q['patch']} pixels, loss {q['loss']}, rate {q['lr']:g}; seeds "
+    return (f"{q['model']}, profile {profile}: {long} of {q['batch']} patches of {q['patch']} pixels, loss {q['loss']}{args}, rate {q['lr']:g}; seeds "
         f"{', '.join(map(str, scores.seed.unique()))}; judged at {'full' if studies[study].protocol=='full' else 'reduced'} resolution on {', '.join(scores.scene.unique())}.")
 
 # %% ../../nbs/papers/ablations.ipynb #db713eda
