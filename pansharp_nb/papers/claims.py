@@ -124,7 +124,10 @@ def _links(slug): # of a paper's reports, tables first
     found = [p for k in ('tables', 'figures') for p in (settings.root()/'nbs'/k).glob(f'{slug}_*.ipynb')]
     def place(p): return p.parent.name=='figures', int(''.join(filter(str.isdigit, p.stem)) or 99)
     def short(p): return p.stem.removeprefix(f'{slug}_').replace('table', 'T').replace('fig', 'F')
-    return ' '.join(f'[{short(p)}](reports/{p.parent.name}/{p.stem}.md)' for p in sorted(found, key=place))
+    def at(p): # its report, else its notebook
+        report = Path('reports')/p.parent.name/f'{p.stem}.md'
+        return (report if (settings.root()/report).exists() else p.relative_to(settings.root())).as_posix()
+    return ' '.join(f'[{short(p)}]({at(p)})' for p in sorted(found, key=place))
 
 def front(tally:pd.DataFrame)->str: # of `tally`
     "The table, in Markdown."
