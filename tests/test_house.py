@@ -1,9 +1,11 @@
 "The house rules: package == notebooks, clean notebooks, style, reports through papermill, a wheel that works."
-import json, os, shutil, subprocess, sys
+import json, os, shutil, subprocess, sys, tomllib
 from pathlib import Path
+from importlib.metadata import distributions
 import nbformat, pytest
 from nbdev.config import get_config
 from nbdev.doclinks import nbdev_export
+from packaging.specifiers import SpecifierSet
 
 root = Path(__file__).parents[1]
 notebooks = sorted(p for p in (root/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
@@ -93,6 +95,13 @@ def test_settings_hold_no_build_keys():
     text = (root/'settings.ini').read_text()
     keys = {l.split('=')[0].strip() for l in text.splitlines() if '=' in l and not l.startswith('#')}
     assert not keys & {'lib_name', 'lib_path', 'nbs_path', 'requirements', 'version', 'min_python', 'tst_flags'}
+
+def test_pins_run_on_the_oldest_python():
+    "No pinned package wants a newer Python than pyproject promises, down to the last digit (Debian 12 has 3.11.2)."
+    oldest = tomllib.loads((root/'pyproject.toml').read_text())['project']['requires-python'].removeprefix('>=')
+    pinned = {l.split('==')[0].lower().replace('_', '-') for l in (root/'constraints.txt').read_text().splitlines() if '==' in l}
+    here = [d for d in distributions() if d.name.lower().replace('_', '-') in pinned]
+    assert len(here)>100 and not [f'{d.name} {d.version} {d.metadata["Requires-Python"]}' for d in here if f'{oldest}.0' not in SpecifierSet(d.metadata['Requires-Python'] or '')]
 
 def test_wheel_in_a_clean_venv(tmp_path):
     "Built, installed with nothing else, imported and called far from the clone: every dependency is declared."
