@@ -8,7 +8,7 @@ __all__ = ['higher', 'digits', 'leaderboard', 'to_md', 'to_tex', 'to_html', 'boa
            'save']
 
 # %% ../nbs/reporting.ipynb #2348c85d
-import base64, hashlib, io, json, os, time
+import base64, hashlib, html, io, json, os, time
 import jinja2, matplotlib.pyplot as plt, numpy as np, pandas as pd, scooby, torch
 from pathlib import Path
 from . import scoring, settings
@@ -24,10 +24,10 @@ def leaderboard(
     "Mean ± standard deviation over scenes, and the ranks of the means."
     g = scores.groupby(['method', 'metric'], sort=False).value
     mean,std,n = (v.unstack()[list(scores.metric.unique())] for v in (g.mean(), g.std(), g.count()))
-    n = n.max(axis=1)
+    n = n.max(axis=1).astype(int)
     full = n==n.max()
     rank = pd.DataFrame({m: mean[m].where(full).rank(ascending=m not in higher, method='min') for m in mean})
-    def cell(m, v, s): return f'{v:.{digits.get(m, 4)}f}' + ('' if np.isnan(s) else f' ± {s:.{digits.get(m, 4)}f}')
+    def cell(m, *vs): return ' ± '.join(f'{v:.{digits.get(m, 4)}f}' for v in vs if v==v) # a metric that a method lacks is an empty cell
     text = pd.DataFrame({'n': n} | {m: [cell(m, *vs) for vs in zip(mean[m], std[m])] for m in mean}, index=mean.index)
     order = rank.mean(axis=1).sort_values(kind='stable').index
     return text.loc[order], rank.loc[order]
@@ -281,8 +281,9 @@ _page = jinja2.Template('''<!doctype html><html lang="en"><meta charset="utf-8">
 body {font: 15px/1.5 system-ui, sans-serif; max-width: 1400px; margin: 2em auto; padding: 0 1em; color: #222}
 h1 {margin-bottom: 0} .lead {color: #555; margin-top: .2em} .banner {background: #fff3cd; padding: .6em 1em; border-left: 4px solid #e0a800}
 .wide {overflow-x: auto} table.board {border-collapse: collapse; font-size: 12px; font-variant-numeric: tabular-nums; white-space: nowrap}
-.board th, .board td {padding: .2em .5em; text-align: right; border-bottom: 1px solid #eee} .board thead th {border-bottom: 2px solid #999}
+.board th, .board td {padding: .2em .5em; text-align: right; vertical-align: top; border-bottom: 1px solid #eee} .board thead th {border-bottom: 2px solid #999}
 .board th:first-child, .board td:first-child {text-align: left; position: sticky; left: 0; background: #fff}
+.board :is(th, td):has(span) {text-align: left; white-space: normal} .board td:has(span) {min-width: 6em; max-width: 32em}
 img {max-width: 100%} figcaption, .small {color: #555; font-size: 13px} pre {font-size: 12px; overflow-x: auto; background: #f7f7f7; padding: 1em}
 </style><h1>{{ title }}</h1><p class="lead">{{ lead }}</p>{% if banner %}<p class="banner">{{ banner }}</p>{% endif %}
 {% for s in sections %}<h2>{{ s.title }}</h2>{% if s.text %}<p>{{ s.text }}</p>{% endif %}
@@ -302,8 +303,14 @@ def jpeg(
     return base64.b64encode(buf.getvalue()).decode()
 
 # %% ../nbs/reporting.ipynb #43845d01
+def _html(f):
+    if f.index.nlevels==f.columns.nlevels==1: f = f.rename_axis(index=None, columns=f.index.name)
+    words = [c for c in f if f.columns.nlevels==1 and f[c].astype(str).str.contains('[A-Za-z]{2}').any()]
+    text = f.assign(**{c: f[c].map(lambda v: f'<span>{html.escape(str(v))}</span>') for c in words}).rename(columns={c: f'<span>{c}</span>' for c in words})
+    return text.to_html(border=0, classes='board', na_rep='', escape=False)
+
 def _plain(f, to): # a frame as it is: html, markdown or latex
-    if to=='html': return f.to_html(border=0, classes='board', na_rep='')
+    if to=='html': return _html(f)
     f = f.set_axis([' '.join(map(str, c)) if isinstance(c, tuple) else str(c) for c in f], axis=1)
     if to=='md': return f.reset_index().to_markdown(index=False) if f.index.nlevels>1 else f.to_markdown()
     return f.astype(str).style.format_index(escape='latex', axis=1).format(escape='latex').to_latex(hrules=True)

@@ -11,7 +11,7 @@ from math import isqrt
 from torch import nn, Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.init import calculate_gain
-from ...layers.sizes import fit, upsample
+from ...layers.sizes import deconv, fit, upsample
 
 # %% ../../../nbs/models/baselines/adaptive.ipynb #b6856879
 def unfold_conv(
@@ -165,8 +165,6 @@ class ADKLayer(nn.Module):
         return adaptive_conv(x, normalised(self.spatial(y), 1)*self.gain, w[:, :, None])
 
 # %% ../../../nbs/models/baselines/adaptive.ipynb #52971a72
-def _deconv(c, r): return nn.ConvTranspose2d(c, c, 2*r, r, (r+1)//2, r%2) # r times as large, odd or even
-
 class ADKNet(nn.Module):
     "Source-adaptive discriminative kernels (Peng, Deng, Hu and Zhuo, IJCAI 2022)."
     def __init__(self,
@@ -176,7 +174,7 @@ class ADKNet(nn.Module):
     ):
         super().__init__()
         self.bands,self.ratio = bands,ratio
-        self.up,self.skip = _deconv(bands, ratio),_deconv(bands, ratio)
+        self.up,self.skip = deconv(bands, ratio),deconv(bands, ratio)
         self.act = nn.PReLU() # one slope, used three times
         self.ms,self.pan = nn.Conv2d(bands, nf, 5, padding=2),nn.Conv2d(1, nf, 5, padding=2)
         self.layers = nn.ModuleList(ADKLayer(nf, ks) for _ in range(layers))

@@ -99,6 +99,7 @@ class LambdaPNN(nn.Module):
 
     def forward(self, ms:Tensor, pan:Tensor)->Tensor: # to `x (B, C, r*h, r*w)`
         ms,pan,_ = fit(ms, pan, self.ratio, bands=self.bands)
+        if min(pan.shape[-2:])<4: raise ValueError(f'the attention looks 3 pixels to each side: want a PAN of 4 x 4 or more, got {(*pan.shape[-2:],)}')
         up = upsample(ms, self.ratio)
         x = self.enter(torch.cat([up, pan], 1))
         x = self.body(self.first(x)+x)

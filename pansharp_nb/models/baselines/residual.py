@@ -7,7 +7,7 @@ __all__ = ['ResBlock', 'FusionNet', 'high_pass', 'PanNet', 'DiCNN1', 'DRPNN', 'M
 
 # %% ../../../nbs/models/baselines/residual.ipynb #661320f7
 import torch, torch.nn.functional as F
-from ...layers.sizes import fit, upsample
+from ...layers.sizes import deconv, fit, upsample
 from torch import nn, Tensor
 
 # %% ../../../nbs/models/baselines/residual.ipynb #4529fb37
@@ -71,7 +71,7 @@ class PanNet(nn.Module):
     ):
         super().__init__()
         self.bands,self.ratio,self.ks = bands,ratio,ks
-        self.up = nn.ConvTranspose2d(bands, bands, 2*ratio, ratio, (ratio+1)//2, ratio%2)
+        self.up = deconv(bands, ratio)
         self.body = _trunk(bands+1, bands, nf, blocks)
         _he(self)
 
