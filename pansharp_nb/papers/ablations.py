@@ -60,7 +60,7 @@ _kernels = {f'kernels {",".join(map(str, k))}': dict(kernel_sizes=k) for k in ((
 _memory = {'w/o GRU': dict(stage_gru='off', mmifb='sum'), 'w/o AFFB': dict(affb='concat'), 'AFFB w/o G': dict(affb='no_g')}
 studies |= dict(
     mfmif_ablation=Study('MFMIF-Net', {'full': {}} | {f'S={n}': dict(steps=n) for n in (1, 2, 4)} | _kernels | _memory, 'full',
-        _small|dict(loss='two_scale_l2', batch=4, steps=200, knobs=dict(width=8, global_residual=True)),
+        _small|dict(loss='two_scale_l2', batch=4, steps=600, knobs=dict(width=8, global_residual=True)),
         few=('full', 'S=1', 'S=2', 'kernels 1,3', 'w/o GRU', 'w/o AFFB', 'AFFB w/o G')),
     dcfnet_table6=Study('DCFNet', {'plain sums': dict(dbf='none'), 'concatenation': dict(pfu='concat'), 'w/o PCFT': dict(pcft=False), 'full': {}}, 'full',
         _small|dict(loss='l2', knobs=dict(dim=8))))
@@ -75,14 +75,14 @@ _without = {'w/o LKA': dict(use_lka=False), 'w/o SSE': dict(use_sse=False), 'w/o
 _dims = {f'{n}: degradation operator {o}D, proximal network {p}D, multi-scale {"on" if m else "off"}': dict(op=f'{o}d', prox=f'{p}d', multiscale=m)
     for n,o,p,m in (('I', 2, 2, True), ('II', 3, 2, True), ('III', 3, 3, True), ('IV', 3, 3, False))}
 _seen = dict(protocol='reduced', loss='l1', batch=8, patch=32, steps=200, knobs={}, loss_args={})
-_unroll = _small|dict(batch=4, steps=100, bands=(4,), knobs=dict(d=4, blocks=(1,)*5))
+_unroll = _small|dict(batch=4, bands=(4,), knobs=dict(d=4, blocks=(1,)*5))
 _guides = {f'{n}: prompt guidance {k}': dict(spim=k.replace('-', '_')) for n,k in (('I', 'channel'), ('II', 'spatial'), ('III', 'spatial-channel'), ('IV', 'cross-attention'))}
 studies |= dict(
     sidp_table5=Study('SIDP', _grid, 'C=16 N=4', _blind, 'full', tuple(f'C={C} N={N}' for C in (8, 16, 32) for N in (2, 4))),
     sidp_table6=Study('SIDP', _shares, 'alpha=0.5 beta=0.5', _blind, 'full', tuple(k for i,k in enumerate(_shares) if i%2==0)),
     sidp_table7=Study('SIDP', _without, 'full', _blind, 'full'),
     sidp_fig9=Study('SIDP', {'SIDP': {}} | {m: dict(model=m, recipe=_seen) for m in ('DRPNN', 'DiCNN1', 'LAGConv')}, 'SIDP', _blind, 'full', on=('WV2',), judged=('GF2', 'PLEIADES')),
-    sumdun_table4=Study('SUM-DUN', _dims, 'III: degradation operator 3D, proximal network 3D, multi-scale on', _unroll|dict(steps=60, knobs=dict(d=4, blocks=(1,)*5, spim='none'))),
+    sumdun_table4=Study('SUM-DUN', _dims, 'III: degradation operator 3D, proximal network 3D, multi-scale on', _unroll|dict(knobs=dict(d=4, blocks=(1,)*5, spim='none'))),
     sumdun_table5=Study('SUM-DUN', _guides, 'III: prompt guidance spatial-channel', _unroll|dict(text='real')),
     sumdun_prompts=Study('SUM-DUN', {k: dict(recipe=dict(text=k)) for k in ('real', 'shuffled', 'constant', 'zero')}, 'real', _unroll))
 
@@ -247,12 +247,12 @@ def beside(study:str, scores:pd.DataFrame)->pd.DataFrame: # a key of `studies`, 
     p = theirs[theirs.configuration!=''].pivot_table(index='configuration', columns=['metric', 'sensor'], values='value')
     p.columns = [f'{m}, {s} (paper)' for m,s in p]
     rows = list(dict.fromkeys([*ours.index, *p.index])) # what is not trained at this profile comes last
-    return p.reindex(rows).join(ours.add_suffix(' (here)')).dropna(axis=1, how='all').fillna('')
+    return p.reindex(rows).join(ours.add_suffix(' (here)' if len(p) else '')).dropna(axis=1, how='all').fillna('')
 
 def effects(scores:pd.DataFrame, ref:str, metric:str='PSNR')->pd.DataFrame: # tidy, a variant
     "Every other variant against `ref`."
     rows = {m: effect(scores, m, ref, metric) for m in scores.method.unique() if m!=ref}
-    return pd.DataFrame(rows).T.rename_axis(f'{metric} against {ref}')
+    return pd.DataFrame.from_dict(rows, orient='index').rename_axis(f'{metric} against {ref}')
 
 # %% ../../nbs/papers/ablations.ipynb #72826657
 def dots(

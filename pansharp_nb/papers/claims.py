@@ -6,7 +6,7 @@
 __all__ = ['order', 'claims', 'verdict_of', 'judge', 'scorecard', 'tally', 'front', 'to_readme']
 
 # %% ../../nbs/papers/claims.ipynb #5065f983
-import json, pandas as pd, yaml
+import json, pandas as pd, re, yaml
 from functools import cache, partial
 from .. import settings
 from ..models import counting, networks
@@ -123,7 +123,9 @@ _pages = dict(premix='PreMix', mfmif='MFMIF-Net', dcfnet='DCFNet', sidp='SIDP', 
 def _links(slug): # of a paper's reports, tables first
     found = [p for k in ('tables', 'figures') for p in (settings.root()/'nbs'/k).glob(f'{slug}_*.ipynb')]
     def place(p): return p.parent.name=='figures', int(''.join(filter(str.isdigit, p.stem)) or 99)
-    def short(p): return p.stem.removeprefix(f'{slug}_').replace('table', 'T').replace('fig', 'F')
+    def short(p): # T1, F11-16: the title says how far a page goes
+        last = re.search(r'Figures \d+(?:-| and )(\d+):', p.read_text())
+        return p.stem.removeprefix(f'{slug}_').replace('table', 'T').replace('fig', 'F') + (f'-{last[1]}' if last else '')
     def at(p): # its report, else its notebook
         report = Path('reports')/p.parent.name/f'{p.stem}.md'
         return (report if (settings.root()/report).exists() else p.relative_to(settings.root())).as_posix()
