@@ -83,7 +83,7 @@ studies |= dict(
     sidp_table7=Study('SIDP', _without, 'full', _blind, 'full'),
     sidp_fig9=Study('SIDP', {'SIDP': {}} | {m: dict(model=m, recipe=_seen) for m in ('DRPNN', 'DiCNN1', 'LAGConv')}, 'SIDP', _blind, 'full', on=('WV2',), judged=('GF2', 'PLEIADES')),
     sumdun_table4=Study('SUM-DUN', _dims, 'III: degradation operator 3D, proximal network 3D, multi-scale on', _unroll|dict(knobs=dict(d=4, blocks=(1,)*5, spim='none'))),
-    sumdun_table5=Study('SUM-DUN', _guides, 'III: prompt guidance spatial-channel', _unroll|dict(text='real')),
+    sumdun_table5=Study('SUM-DUN', _guides, 'III: prompt guidance spatial-channel', _unroll|dict(steps=100, text='real')),
     sumdun_prompts=Study('SUM-DUN', {k: dict(recipe=dict(text=k)) for k in ('real', 'shuffled', 'constant', 'zero')}, 'real', _unroll))
 
 # %% ../../nbs/papers/ablations.ipynb #a406bdfd
