@@ -158,6 +158,7 @@ def every(ctx:typer.Context,
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', '')])
     env = dict(OMP_NUM_THREADS=str(max(1, os.cpu_count()//cores))) | os.environ | dict(PATH=path)
     done = subprocess.run([sys.executable, '-m', 'snakemake', *plan], cwd=root(), env=env)
+    if done.returncode and any((root()/'.snakemake'/'locks').glob('*')): raise RuntimeError('another run is at it; if it was killed: pansharp-nb all --unlock, then again, and it goes on')
     if done.returncode: raise RuntimeError('some reports were not made: what failed is named above, and its notebook is in reports/logs')
 
 # %% ../nbs/cli.ipynb #4c3e425e

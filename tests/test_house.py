@@ -84,6 +84,11 @@ def test_a_failure_is_kept_and_named(tmp_path):
     assert code==1 and 'bad.ipynb' in said and 'what failed is named above' in said
     assert (made/'good.ipynb').exists() and not (made/'bad.ipynb').exists()
     assert 'ZeroDivisionError' in (tmp_path/'reports'/'logs'/'tables-bad.ipynb').read_text()
+    locks = tmp_path/'.snakemake'/'locks'
+    locks.mkdir(exist_ok=True)
+    (locks/'0.output.lock').write_text('reports/smoke/tables/bad.ipynb\n') # as `kill -9` leaves it
+    code,said = every(tmp_path)
+    assert code==1 and 'pansharp-nb all --unlock, then again' in said
 
 def test_reports_name_no_machine():
     "What is committed under reports says nothing of where it was made."
