@@ -306,7 +306,8 @@ def jpeg(
 def _html(f):
     if f.index.nlevels==f.columns.nlevels==1: f = f.rename_axis(index=None, columns=f.index.name)
     words = [c for c in f if f.columns.nlevels==1 and f[c].astype(str).str.contains('[A-Za-z]{2}').any()]
-    text = f.assign(**{c: f[c].map(lambda v: f'<span>{html.escape(str(v))}</span>') for c in words}).rename(columns={c: f'<span>{c}</span>' for c in words})
+    def cell(v): return '' if pd.isna(v) else f'<span>{html.escape(str(v))}</span>'
+    text = f.assign(**{c: f[c].map(cell) for c in words}).rename(columns={c: f'<span>{c}</span>' for c in words}, index=lambda i: html.escape(i) if isinstance(i, str) else i)
     return text.to_html(border=0, classes='board', na_rep='', escape=False)
 
 def _plain(f, to): # a frame as it is: html, markdown or latex
