@@ -76,7 +76,8 @@ def names(
 def pair(
     ds,                      # a Scene
     protocol:str='reduced',  # `reduced` or `full`
-    device='cpu', dtype=torch.float64
+    device='cpu', dtype=torch.float64,
+    how:str='toolbox'        # a pair without a truth is degraded so: `toolbox` or `premix`
 ):                           # `ms (1, C, h, w)`, `pan (1, 1, H, W)`, reference or `None`, `Sensor`
     "What a method gets to see of a scene under a protocol."
     if protocol not in ('reduced', 'full'): raise ValueError(f'unknown protocol {protocol!r}: choose reduced or full')
@@ -84,7 +85,7 @@ def pair(
     s = scene_sensor(ds)
     ms,pan,gt = to_tensors(ds, device, dtype)
     if protocol=='full': return ms, pan, None, s
-    return (*wald(ms, pan, s), s) if gt is None else (ms, pan, gt, s)
+    return (*wald(ms, pan, s, how), s) if gt is None else (ms, pan, gt, s)
 
 # %% ../nbs/scoring.ipynb #f2e39124
 def judge(

@@ -26,6 +26,7 @@ from .recipes import Recipe
 from .settings import commit
 from .weights import save_weights
 from pathlib import Path
+from torch.utils._pytree import tree_map
 
 # %% ../nbs/training.ipynb #49e91aa6
 def _two_scales(net, b, lam=4., norm='l2'):
@@ -69,6 +70,17 @@ objectives = dict(l1=_plain(losses.l1), l2=_plain(losses.l2), l12=_plain(_l12), 
     zpnn=_blind(losses.zpnn_loss), lambda_pnn=_blind(losses.lambda_pnn_loss), pgcu=_pgcu, ldp=_ldp)
 
 # %% ../nbs/training.ipynb #6cc067c5
+def _mixed(net, device): # the network at the precision of the trainer, what it says in 32 bits
+    on,kind = torch.is_autocast_enabled(device),torch.get_autocast_dtype(device)
+    def f(*a, **kw):
+        with torch.autocast(device, kind, enabled=on): x = net(*a, **kw)
+        return tree_map(lambda t: t.float() if on and isinstance(t, torch.Tensor) else t, x)
+    return f
+
+def _channels_last(net):
+    if not any(isinstance(m, torch.nn.Conv3d) for m in net.modules()): net.to(memory_format=torch.channels_last)
+
+# %% ../nbs/training.ipynb #fe264f11
 class Task(L.LightningModule):
     "A network, its recipe and nothing else."
     def __init__(self, model:str, recipe:Recipe, steps:int, per_epoch:int, ratio:int=4):
@@ -77,12 +89,13 @@ class Task(L.LightningModule):
         self.recipe,self.steps,self.per_epoch = recipe,steps,per_epoch
 
     def told(self, b): # the network, with the batch's texts if there are any
-        f = start(self.net, self.recipe.scaling)
+        f = start(_mixed(self.net, self.device.type), self.recipe.scaling)
         return partial(f, t=b['t']) if 't' in b else f
 
     def training_step(self, b, _):
         torch.manual_seed(b['step'])
-        loss = objectives[self.recipe.loss](self.told(b), b, **self.recipe.loss_args)
+        f = self.told(b)
+        with torch.autocast(self.device.type, enabled=False): loss = objectives[self.recipe.loss](f, b, **self.recipe.loss_args)
         if not loss.isfinite():
             where = '; '.join(b['where'][:4])
             raise FloatingPointError(f'the loss is {loss.item()} at step {b["step"]}: lower lr, or look at {where}')
@@ -115,10 +128,10 @@ def rate(
 # %% ../nbs/training.ipynb #25f7d0e2
 class Scenes(L.LightningDataModule):
     "Training batches and validation strips of a folder of scenes."
-    def __init__(self, scenes, recipe:Recipe, ratio:int=4, seed:int=0, without=()):
+    def __init__(self, scenes, recipe:Recipe, ratio:int=4, seed:int=0, without=(), tests=False):
         super().__init__()
         self.q,self.ratio,self.seed = recipe,ratio,seed
-        def find(part, protocol, bands): return grounds(scenes, bands, ratio, protocol, part, without)
+        def find(part, protocol, bands): return grounds(scenes, bands, ratio, protocol, part, without, tests=tests)
         self.train = [find('train', recipe.protocol, c) for c in recipe.bands]
         self.val = []
         for c in recipe.bands:
@@ -131,12 +144,12 @@ class Scenes(L.LightningDataModule):
     def train_dataloader(self):
         q,t = self.q,self.trainer
         kind = q.protocol, q.scaling, q.augment, q.jitter
-        b = Batches(self.train, self.steps, q.batch, q.patch, *kind, self.seed, t.global_rank, t.world_size, self.texts)
+        b = Batches(self.train, self.steps, q.batch, q.patch, *kind, self.seed, t.global_rank, t.world_size, self.texts, q.wald)
         return torch.utils.data.DataLoader(b, batch_size=None, sampler=_From(t, self.steps))
 
     def transfer_batch_to_device(self, b, device, _): return {k: v.to(device) if hasattr(v, 'to') else v for k,v in b.items()}
 
-    def val_dataloader(self): return torch.utils.data.DataLoader(_Strips(self.val, self.q.scaling, self.texts), batch_size=None)
+    def val_dataloader(self): return torch.utils.data.DataLoader(_Strips(self.val, self.q, self.texts), batch_size=None)
 
 # %% ../nbs/training.ipynb #8093af45
 class _From(torch.utils.data.Sampler):
@@ -145,10 +158,10 @@ class _From(torch.utils.data.Sampler):
     def __iter__(self): return iter(range(self.trainer.global_step, self.steps))
 
 class _Strips(torch.utils.data.Dataset):
-    def __init__(self, gs, scaling, texts=None): self.gs,self.scaling,self.texts = gs,scaling,texts
+    def __init__(self, gs, q, texts=None): self.gs,self.q,self.texts = gs,q,texts
     def __len__(self): return len(self.gs)
     def __getitem__(self, i):
-        ms,pan,gt,c,s = variant(self.gs[i], scaling=self.scaling)
+        ms,pan,gt,c,s = variant(self.gs[i], scaling=self.q.scaling, how=self.q.wald)
         text = {'t': self.texts[self.gs[i].name][None]} if self.texts else {}
         return text | dict(ms=ms, pan=pan, gt=c.back(gt), scale=c, sensor=s, r=pan.shape[-1]//ms.shape[-1])
 
@@ -188,17 +201,19 @@ def train(
     without=(),             # sensors or scenes to leave out
     save_every:int=100,     # steps
     accelerator:str='auto', devices='auto', nodes:int=1, precision:str='32-true',
-    progress:bool=True, validate:bool=True
+    progress:bool=True, validate:bool=True,
+    tests:bool=False        # learn from scenes of the split `test` too, as in `grounds`
 )->tuple:                   # the network, the `Scenes`, the clock
     "Train, or go on training."
     out = Path(out)
-    said = dict(model=model, recipe=asdict(recipe), ratio=ratio, seed=seed, without=list(without))
+    said = dict(model=model, recipe=asdict(recipe), ratio=ratio, seed=seed, without=list(without), tests=tests)
     last = _claim(out, json.loads(json.dumps(said)), resume)
     L.seed_everything(seed, verbose=False)
     keep_pages()
-    data = Scenes(scenes, recipe, ratio, seed, without)
+    data = Scenes(scenes, recipe, ratio, seed, without, tests)
     if not validate: data.val = []
     task,clock = Task(model, recipe, data.steps, data.per_epoch, ratio),_Clock()
+    if precision.startswith('bf16') and accelerator!='gpu': _channels_last(task.net)
     logging.getLogger('lightning.pytorch').setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings('ignore', _noise)
@@ -245,10 +260,10 @@ def run(
     model, recipe:Recipe, scenes, out, resume=False, ratio=4, seed=0, without=(), save_every=100, # as in `train`
     accelerator='auto', devices='auto', nodes=1, precision='32-true',
     name:str='quick',  # of the recipe, for the card
-    progress:bool=True
+    progress:bool=True, tests:bool=False
 )->Path:               # of the weights; `None` in all but the first of several processes
     "Train, then write weights and card."
-    net,data,clock = train(model, recipe, scenes, out, resume, ratio, seed, without, save_every, accelerator, devices, nodes, precision, progress)
+    net,data,clock = train(model, recipe, scenes, out, resume, ratio, seed, without, save_every, accelerator, devices, nodes, precision, progress, tests=tests)
     if data.trainer.global_rank: return None
     bands = 'any' if model=='SUM-DUN' else recipe.bands[0]
     file = Path(out)/f'{model}-{bands}b-r{ratio}.safetensors'.replace('anyb', 'any')

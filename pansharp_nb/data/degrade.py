@@ -267,11 +267,20 @@ def lp_wavelet(
 def wald(
     ms:Tensor,  # `(B, C, h, w)`
     pan:Tensor, # `(B, 1, r*h, r*w)`
-    sensor      # name or `Sensor`
+    sensor,     # name or `Sensor`
+    how:str='toolbox' # `toolbox`, or `premix`
 ):              # `(ms, pan, reference)` of shapes `(B, C, h/r, w/r)`, `(B, 1, h, w)`, `(B, C, h, w)`
     "One scale down (toolbox `resize_images`)."
+    if how not in ('toolbox', 'premix'): raise ValueError(f'unknown degradation {how!r}: choose toolbox or premix')
     r = ratio(ms, pan)
     h,w = (n//r*r for n in ms.shape[-2:])
     if min(h, w)<r: raise ValueError(f'MS of {ms.shape[-2]} x {ms.shape[-1]} px is too small for ratio {r}')
     ms,pan = ms[..., :h, :w],pan[..., :h*r, :w*r]
+    if how=='premix': return _blur_down(ms, r), _blur_down(pan, r), ms
     return mtf(ms, sensor, r, down=True), imresize(pan, 1/r), ms
+
+def _blur_down(x, r): # 3 x 3 Gaussian, sigma 1.5, then bicubic
+    w = torch.exp(-torch.tensor([1., 0, 1], dtype=x.dtype, device=x.device)/(2*1.5**2))
+    k = (w[:, None]*w/w.sum()**2).expand(x.shape[1], 1, 3, 3)
+    y = F.conv2d(F.pad(x, (1, 1, 1, 1), mode='reflect'), k, groups=x.shape[1])
+    return F.interpolate(y, scale_factor=1/r, mode='bicubic')

@@ -44,11 +44,12 @@ def grounds(
     protocol:str='reduced', # `full` leaves out reduced triplets and keeps the rest at its own scale
     part:str='train',       # `train`, or `val`: the bottom eighth of each scene
     without=(),             # sensors or scene names to leave out
-    max_shift:float=.45     # of PAN against the truth of a triplet, PAN pixels
+    max_shift:float=.45,    # of PAN against the truth of a triplet, PAN pixels
+    tests:bool=False        # take scenes of the split `test` as well: a cross-validation says by `without` what it keeps
 )->list:                    # of `Ground`
     "What there is to train on; raises `ValueError` if there is nothing."
     files = sources(scenes)
-    found = [g for f in files for g in _of_file(f, bands, ratio, protocol, part, without, max_shift)]
+    found = [g for f in files for g in _of_file(f, bands, ratio, protocol, part, without, max_shift, tests)]
     said = f'no scene with {bands} bands at ratio {ratio} to train on in {scenes}'
     if not found: raise ValueError(f'{said}: {len(files)} files looked at; scenes of the split `test` do not count')
     return found
@@ -62,7 +63,7 @@ def sources(scenes)->list: # folder, or list of files and folders
     return sorted([*p.glob('*.nc'), *p.glob('*.h5'), *(d.parent for d in p.glob('*/MS_256'))])
 
 # %% ../../nbs/data/patches.ipynb #875fd3a6
-def _of_file(f, bands, ratio, protocol, part, without, max_shift):
+def _of_file(f, bands, ratio, protocol, part, without, max_shift, tests):
     try: ds = open_scene(f)
     except ValueError as e:
         if 'has no PAN' in str(e): return []
@@ -70,10 +71,10 @@ def _of_file(f, bands, ratio, protocol, part, without, max_shift):
     s,a = scene_sensor(ds),ds.attrs
     take,truth = _take(s.bands, bands),'gt' in ds and protocol=='reduced'
     triplet = a.get('kind')=='reduced_resolution_triplet'
-    if a.get('split')=='test' or a['ratio']!=ratio or not take or {s.name, f.stem} & set(without) or (protocol=='full' and triplet): return []
+    if (a.get('split')=='test' and not tests) or a['ratio']!=ratio or not take or {s.name, f.stem} & set(without) or (protocol=='full' and triplet): return []
     if protocol=='reduced' and np.abs(a.get('pan_shift_px', 0)).max()>(max_shift if triplet else 1): return []
     k = ratio if truth or protocol=='full' else 1
-    span = (0, ds.sizes['y_ms']) if f.is_dir() or f.stem.startswith('valid') else _span(ds, f.stem, part, k)
+    span = (0, ds.sizes['y_ms']) if f.is_dir() or f.stem.startswith('valid') else _span(ds, '' if tests else f.stem, part, k)
     if span is None: return []
     shape = k*(span[1]-span[0]), k*ds.sizes['x_ms']
     g = Ground(f, 0, a['name'], replace(s, bit_depth=s.bit_depth or 1), take, shape, truth, span, a['bit_depth']==8, str(a.get('licence', 'unknown')), False)
@@ -121,7 +122,8 @@ def variant(
     g:Ground, protocol:str='reduced', # `reduced`: one scale down unless `g` has a truth; `full`: as it is
     k:int=0,                          # turn
     jitter:int=0,                     # 0, or a seed of `shake`
-    scaling:str='peak'
+    scaling:str='peak',
+    how:str='toolbox'                 # of `wald`
 )->tuple:                             # `ms`, `pan`, `gt` (or `None`) on [0, 1], `Scale`, `Sensor`
     "One scene as a network sees it."
     ms,pan,gt = _tensors(g)
@@ -132,7 +134,7 @@ def variant(
     ms,gt,s = ms[:, i],gt if gt is None else gt[:, i],s.select(g.take)
     r = pan.shape[-1]//ms.shape[-1]
     if protocol=='full': gt = None
-    elif gt is None: ms,pan,gt = wald(ms, pan, s)
+    elif gt is None: ms,pan,gt = wald(ms, pan, s, how)
     if jitter and gt is not None: ms,pan = shake(pan, gt, r, np.random.default_rng((jitter, k)))
     c = scale_of(ms, pan, s, scaling)
     return *c(ms, pan), gt if gt is None else c.there(gt), c, s
@@ -168,13 +170,14 @@ class Batches(torch.utils.data.Dataset):
         augment:bool=True,      # the eight turns
         jitter:int=0,           # how many shaken cameras besides the real one
         seed:int=0, rank:int=0, world:int=1, # this process takes each `world`-th patch
-        texts:dict=None         # name of a ground -> text vector
+        texts:dict=None,        # name of a ground -> text vector
+        how:str='toolbox'       # of `wald`
     ):
         self.groups = [[g for g in gs if min(g.shape)>=patch] for gs in groups]
         if not all(self.groups): raise ValueError(f'no scene is {patch} pixels wide: choose a smaller patch')
         if batch%world: raise ValueError(f'a batch of {batch} cannot be shared by {world} processes: choose a multiple')
         self.p = [_shares(gs) for gs in self.groups]
-        self.steps,self.batch,self.patch,self.kind = steps,batch,patch,(protocol, scaling)
+        self.steps,self.batch,self.patch,self.kind = steps,batch,patch,(protocol, scaling, how)
         self.augment,self.jitter,self.seed,self.rank,self.world,self.texts = augment,jitter,seed,rank,world,texts
 
     def __len__(self): return self.steps
@@ -192,7 +195,7 @@ class Batches(torch.utils.data.Dataset):
 
     def _cut(self, g, rng):
         k,j = (int(rng.integers(8)) if self.augment else 0), int(rng.integers(self.jitter+1))
-        ms,pan,gt,c,s = variant(g, self.kind[0], k, j, self.kind[1])
+        ms,pan,gt,c,s = variant(g, self.kind[0], k, j, *self.kind[1:])
         h,r = self.patch*ms.shape[-1]//pan.shape[-1], pan.shape[-1]//ms.shape[-1]
         y,x = (int(rng.integers(n-h+1)) for n in ms.shape[-2:])
         def big(t): return t if t is None else t[0, :, y*r:(y+h)*r, x*r:(x+h)*r]

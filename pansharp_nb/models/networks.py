@@ -8,7 +8,7 @@ __all__ = ['five', 'networks', 'papers', 'absent', 'build', 'as_method', 'start'
 # %% ../../nbs/models/networks.ipynb #a176c409
 import ctypes, difflib, os, platform, torch
 from functools import cache, partial
-from ..data.scaling import band_order, scale_of
+from ..data.scaling import band_order, scale_of, scalings
 from ..data.sensors import sensor as as_sensor
 from ..layers.sizes import upsample
 from .baselines.adaptive import ADKNet, LAGNet
@@ -74,16 +74,16 @@ def build(
 # %% ../../nbs/models/networks.ipynb #20c4a5ec
 def as_method(
     net:nn.Module,        # `net(ms, pan)` on [0, 1]
-    scaling:str='peak'    # `peak`, `scene` or `gs`
+    scaling:str='peak'    # of `scalings`
 ):                        # `method(ms, pan, sensor) -> x`, digital numbers, dtype and device of `ms`
     "A network as a method."
-    if scaling not in ('peak', 'scene', 'gs'): raise ValueError(f'unknown scaling {scaling!r}: choose peak, scene or gs')
+    if scaling not in scalings: raise ValueError(f'unknown scaling {scaling!r}: choose {", ".join(scalings)}')
     return partial(_fuse, net.eval(), scaling)
 
 # %% ../../nbs/models/networks.ipynb #0f916005
 def start(
     net,         # `net(ms, pan)`, perhaps with `aux=True`
-    scaling:str  # `peak`, `scene` or `gs`
+    scaling:str  # of `scalings`
 ):               # called as `net` is
     "A network as a scaling calls it."
     if scaling!='gs': return net
