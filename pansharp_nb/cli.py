@@ -51,13 +51,16 @@ def _call(fn, *args, **kw): # a bad argument value is a wrong call, not a failed
 # %% ../nbs/cli.ipynb #1444e0c5
 def _scenes(paths, sample, failed, **how): # open them all; those that fail are named and counted
     from pansharp_nb.data.scenes import open_scene, samples
-    used = {}
+    used,seen = set(),set()
     for path in paths:
-        with _named(path, failed):
-            for i in samples(path) if sample is None else [sample]:
-                with _named(path, failed):
-                    ds = open_scene(path, index=i, **how)
-                    yield ds.assign_attrs(name=_unique(ds.attrs.get('name', path.stem), path, used))
+        if path.resolve() in seen: _say(f'{path} is given twice: once is enough')
+        elif not seen.add(path.resolve()):
+            which = []
+            with _named(path, failed): which = samples(path) if sample is None else [sample]
+            for i in which:
+                found = []
+                with _named(path, failed): found.append(open_scene(path, index=i, **how))
+                for ds in found: yield ds.assign_attrs(name=_unique(ds.attrs.get('name', path.stem), path, used))
 
 @contextlib.contextmanager
 def _named(path, failed):
@@ -67,12 +70,11 @@ def _named(path, failed):
         _say(e if str(path) in str(e) else f'{path}: {e}')
 
 def _unique(name, path, used):
-    if name not in used: used[name] = path
-    if used[name]==path: return name
-    other = next(n for k in range(1, 10**6) if (n := f'{path.resolve().parent.name}/{name}' + (f'-{k}' if k>1 else '')) not in used)
-    _say(f'{path}: another scene is called {name}; this one becomes {other}')
-    used[other] = path
-    return other
+    here = f'{path.resolve().parent.name}/{name}'
+    new = next(n for n in (name, here, *(f'{here}-{k}' for k in range(2, 10**6))) if n not in used)
+    if new!=name: _say(f'{path}: another scene is called {name}; this one becomes {new}')
+    used.add(new)
+    return new
 
 # %% ../nbs/cli.ipynb #b15d8d46
 # chkstyle: skip
@@ -119,6 +121,7 @@ def _bar(it, n):
     from tqdm import tqdm
     return tqdm(it, disable=n<2 or None, unit='scene')
 
+# %% ../nbs/cli.ipynb #f19bd183
 def _end(failed, n): # of several scenes
     if len(failed)+n>1 and failed: _say(f'{len(failed)} of {len(failed)+n} failed, for the reasons above' + '; the others are written'*(n>0))
     if failed: raise typer.Exit(1)
@@ -219,6 +222,7 @@ def run(ctx:typer.Context, name:Annotated[str, Argument(help='table1, table2, ..
     typer.echo(os.path.relpath(out.with_suffix('.html') if out.with_suffix('.html').exists() else out))
 
 # %% ../nbs/cli.ipynb #301b8569
+# chkstyle: skip
 Profile = Enum('Profile', {k: k for k in ('smoke', 'quick', 'paper')}, type=str)
 
 @app.command('all', context_settings=dict(allow_extra_args=True, ignore_unknown_options=True))

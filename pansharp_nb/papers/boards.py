@@ -6,18 +6,16 @@
 __all__ = ['ways', 'order', 'folds', 'deal', 'four', 'judged', 'fold_scores', 'work', 'collect']
 
 # %% ../../nbs/papers/boards.ipynb #7f3159f7
-import json, os, pandas as pd, sys, torch, warnings
-from dataclasses import asdict
-from filelock import FileLock, Timeout
+import json, pandas as pd, sys, torch
 from pathlib import Path
 from .. import scoring, settings
 from ..data.patches import sources
 from ..data.scenes import open_scene, scene_sensor
 from ..metrics.reference import ag
 from ..models.networks import as_method
-from ..recipes import board, recipe
-from ..reporting import write
+from ..recipes import recipe
 from ..weights import load
+from ..writing import owned, write
 
 # %% ../../nbs/papers/boards.ipynb #dc0d4402
 def folds()->pd.DataFrame: # `scene, sensor, group, fold`
@@ -108,13 +106,10 @@ def work(
     home = Path(home or settings.root()/'runs'/'boards')
     torch.set_num_threads(1)
     for m,k in [(m, k) for m in models for k in range(5)]:
-        out = home/way/m/str(k)
-        out.mkdir(parents=True, exist_ok=True)
         try:
-            with FileLock(out/'lock', timeout=0): fold_scores(m, k, way, home=home)
-        except Timeout: continue
+            with owned(home/way/m/str(k), name='lock'): fold_scores(m, k, way, home=home)
         except Exception as e: print(f'{m} {k}: {type(e).__name__}: {e}', file=sys.stderr, flush=True)
-    
+
 def collect(
     way:str='built', home=None, to=None # as in `work`; folder, default `reports/boards`
 ):
