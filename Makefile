@@ -9,7 +9,7 @@ table1: $(VENV)/dev           ## the leaderboard at reduced resolution -> report
 	$(BIN)/pansharp-nb run table1
 
 test: $(VENV)/dev             ## everything CI checks
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup
 
 reports: $(VENV)/dev          ## every table and figure that is not up to date
 	$(BIN)/pansharp-nb all -c2 -k

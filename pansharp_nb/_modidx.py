@@ -1314,6 +1314,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'pansharp_nb/models/counting.py'),
                                              'pansharp_nb.models.counting._conv': ( 'models/counting.html#_conv',
                                                                                     'pansharp_nb/models/counting.py'),
+                                             'pansharp_nb.models.counting._thop': ( 'models/counting.html#_thop',
+                                                                                    'pansharp_nb/models/counting.py'),
                                              'pansharp_nb.models.counting.count': ( 'models/counting.html#count',
                                                                                     'pansharp_nb/models/counting.py'),
                                              'pansharp_nb.models.counting.macs': ( 'models/counting.html#macs',

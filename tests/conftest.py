@@ -1,7 +1,11 @@
 "Where the reference arrays and the real scenes lie (tests that need them are skipped without), and quick networks with noise to fuse."
-import os
+import ast, os, sys
+from collections import Counter
 from pathlib import Path
 os.environ.setdefault('OMP_WAIT_POLICY', 'passive') # before torch: on shared cores threads that spin while they wait cost 10-70 times
+if 'PYTEST_XDIST_WORKER' in os.environ: os.environ['OMP_NUM_THREADS'] = '1' # a worker a core
+os.environ.pop('PYTHONDONTWRITEBYTECODE', None) # what one process has compiled the next need not: half of the time of all that start here
+sys.dont_write_bytecode = False
 import numpy as np, pytest, torch
 from torch import nn
 
@@ -59,3 +63,15 @@ def pair(bands=4, h=9, w=6, r=4, B=2, dtype=torch.float32):
     "MS and PAN, noise on [0, 1], the same every time."
     g = torch.Generator().manual_seed(0)
     return torch.rand(B, bands, h, w, generator=g, dtype=dtype), torch.rand(B, 1, r*h, r*w, generator=g, dtype=dtype)
+
+def pytest_terminal_summary(terminalreporter):
+    "What the seconds buy, file by file."
+    seconds,tests = Counter(),Counter()
+    for r in [r for rs in terminalreporter.stats.values() for r in rs if hasattr(r, 'duration')]:
+        seconds[r.nodeid.split('::')[0]] += r.duration
+        tests[r.nodeid.split('::')[0]] += r.when=='call'
+    if len(seconds)<3: return
+    terminalreporter.section('ten slowest files, and what they buy')
+    for f,t in seconds.most_common(10):
+        said = ast.get_docstring(ast.parse(Path(terminalreporter.config.rootpath, f).read_text(encoding='utf-8'))).splitlines()[0]
+        terminalreporter.line(f'{t:4.0f} s {tests[f]:4} {f}: {said}'[:140])

@@ -1,15 +1,14 @@
-"The house rules: package == notebooks, clean notebooks, style, reports through papermill, a wheel that works."
+"The house rules: package == notebooks, clean notebooks, style, a wheel that works."
 import json, os, shutil, subprocess, sys, tomllib
 from pathlib import Path
 from importlib.metadata import distributions
-import nbformat, pytest
+import pytest
 from nbdev.config import get_config
 from nbdev.doclinks import nbdev_export
 from packaging.specifiers import SpecifierSet
 
 root = Path(__file__).parents[1]
 notebooks = sorted(p for p in (root/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
-reports = [p for p in notebooks if p.parent.name in ('tables', 'figures')]
 
 def run(*args, **kw):
     env = os.environ | {'PATH': f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"} | kw.pop('env', {})
@@ -40,56 +39,6 @@ def test_style(): run('chkstyle', 'nbs', cwd=root)
 
 def test_ruff(): run('ruff', 'check', '.', cwd=root)
 
-@pytest.mark.parametrize('nb', reports, ids=lambda p: p.stem)
-def test_report_has_parameters(nb):
-    "One `parameters` cell, no directives (papermill would run them all), committed empty."
-    cells = [c for c in nbformat.read(nb, 4).cells if c.cell_type=='code']
-    assert [c.metadata.get('tags') for c in cells].count(['parameters'])==1
-    assert not any('#|' in c.source or c.outputs for c in cells)
-
-def every(at, **env): # all reports of a project, at smoke size: exit code, what was said
-    exe = Path(sys.executable).with_name('pansharp-nb')
-    p = subprocess.run([exe, 'all', '-c2', '-k', '--profile', 'smoke'], cwd=at, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=os.environ | {'IN_TEST': ''} | env)
-    return p.returncode, p.stdout+p.stderr
-
-@pytest.fixture(scope='module')
-def smoke():
-    shutil.rmtree(root/'reports'/'smoke', ignore_errors=True)
-    return every(root)
-
-@pytest.mark.parametrize('nb', reports, ids=lambda p: p.stem)
-def test_report(nb, smoke):
-    "`pansharp-nb all` made it, with its outputs where they belong."
-    dst = root/'reports'/'smoke'/nb.parent.name
-    for ext in ('ipynb', 'csv', 'md', 'tex', 'html', 'json'):
-        f = dst/f'{nb.stem}.{ext}'
-        assert f.exists() and f.stat().st_size, smoke[1][-3000:]
-    assert json.loads((dst/f'{nb.stem}.json').read_text())['profile']=='smoke'
-
-def test_nothing_is_made_twice(smoke):
-    code,said = every(root)
-    assert code==0 and 'Nothing to be done' in said, said[-3000:]
-
-def test_a_failure_is_kept_and_named(tmp_path):
-    "One report breaks: the other is made, the broken one is named, its notebook lies in the logs."
-    for d in ('nbs/tables', 'nbs/figures', 'reports'): (tmp_path/d).mkdir(parents=True)
-    shutil.copy(root/'settings.ini', tmp_path)
-    shutil.copy(root/'nbs'/'Snakefile', tmp_path/'nbs')
-    (tmp_path/'pansharp_nb').symlink_to(root/'pansharp_nb')
-    for n,line in (('good', '1+1'), ('bad', '1/0')):
-        nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("profile = 'auto'", metadata=dict(tags=['parameters'])), nbformat.v4.new_code_cell(line)], metadata=dict(kernelspec=dict(name='python3', language='python', display_name='python3')))
-        nbformat.write(nb, tmp_path/'nbs'/'tables'/f'{n}.ipynb')
-    code,said = every(tmp_path)
-    made = tmp_path/'reports'/'smoke'/'tables'
-    assert code==1 and 'bad.ipynb' in said and 'what failed is named above' in said
-    assert (made/'good.ipynb').exists() and not (made/'bad.ipynb').exists()
-    assert 'ZeroDivisionError' in (tmp_path/'reports'/'logs'/'tables-bad.ipynb').read_text()
-    locks = tmp_path/'.snakemake'/'locks'
-    locks.mkdir(exist_ok=True)
-    (locks/'0.output.lock').write_text('reports/smoke/tables/bad.ipynb\n') # as `kill -9` leaves it
-    code,said = every(tmp_path)
-    assert code==1 and 'pansharp-nb all --unlock, then again' in said
-
 def test_reports_name_no_machine():
     "What is committed under reports says nothing of where it was made."
     said = {p.name: t for p in (root/'reports').rglob('*.*') if not {'smoke', 'site', 'logs'} & set(p.parts) and p.suffix!='.jpg' for t in [p.read_text()]}
@@ -108,13 +57,41 @@ def test_pins_run_on_the_oldest_python():
     here = [d for d in distributions() if d.name.lower().replace('_', '-') in pinned]
     assert len(here)>100 and not [f'{d.name} {d.version} {d.metadata["Requires-Python"]}' for d in here if f'{oldest}.0' not in SpecifierSet(d.metadata['Requires-Python'] or '')]
 
-def test_wheel_in_a_clean_venv(tmp_path):
-    "Built, installed with nothing else, imported and called far from the clone: every dependency is declared."
-    run(sys.executable, '-m', 'build', '--wheel', '--no-isolation', '-o', tmp_path/'dist', root)
-    wheel, = (tmp_path/'dist').glob('*.whl')
-    run(sys.executable, '-m', 'venv', tmp_path/'venv')
-    py = tmp_path/'venv'/'bin'/'python'
-    run(py, '-m', 'pip', 'install', '-q', '--no-compile', '-c', root/'constraints.txt', wheel)
-    methods = json.loads(run(py.with_name('pansharp-nb'), 'methods', '--json', cwd=tmp_path, env={'PANSHARP_NB_DATA': ''}))
+def build(at): # from a copy: no `build` folder beside the clone, whose leftovers would go into the next wheel
+    (at/'src').mkdir()
+    for o in ('pansharp_nb', 'pyproject.toml', 'README.md', 'LICENSE'): (shutil.copytree if (root/o).is_dir() else shutil.copy)(root/o, at/'src'/o)
+    run(sys.executable, '-m', 'build', '--wheel', '--no-isolation', '-o', at/'dist', at/'src')
+    wheel, = (at/'dist').glob('*.whl')
+    return wheel
+
+def complete(said):
+    methods = json.loads(said)
     assert {'EXP', 'GSA', 'MTF-GLP-HPM-R'} <= {m['name'] for m in methods}
     assert {'PreMix-B', 'PreMix-H', 'MFMIF-Net', 'DCFNet', 'SIDP', 'SUM-DUN'} <= {m['name'] for m in methods if m['weights']}
+
+alone = """import sys, pkgutil
+sys.path.insert(0, sys.argv[1])
+from closure import only
+only([sys.argv[2]])
+del sys.path[0]
+import pansharp_nb
+from pansharp_nb.cli import main
+assert pansharp_nb.__file__.startswith(sys.argv[3]), pansharp_nb.__file__
+def every(): return [m.name for m in pkgutil.walk_packages(pansharp_nb.__path__, 'pansharp_nb.')]
+"""
+
+def test_wheel(tmp_path):
+    "Built, installed with nothing else, called and imported far from the clone where only what its dependencies bring is found: all are declared."
+    site = tmp_path/'site'
+    run(sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--no-compile', '--no-index', '--target', site, build(tmp_path))
+    def call(extra, code): return run(sys.executable, '-c', alone+code, root/'tests', f'pansharp-nb{extra}', site, cwd=tmp_path, env={'PYTHONPATH': str(site), 'PANSHARP_NB_DATA': ''})
+    complete(call('', "main(['methods', '--json'])\nfor m in every(): m.endswith('.training') or __import__(m)"))
+    assert len(call('[train]', 'import pansharp_nb.training\nprint(*every())').split())>60
+
+@pytest.mark.venv
+def test_wheel_in_a_clean_venv(tmp_path):
+    "The same by pip alone, every dependency fetched: a gigabyte and minutes."
+    run(sys.executable, '-m', 'venv', tmp_path/'venv')
+    py = tmp_path/'venv'/'bin'/'python'
+    run(py, '-m', 'pip', 'install', '-q', '--no-compile', '-c', root/'constraints.txt', build(tmp_path))
+    complete(run(py.with_name('pansharp-nb'), 'methods', '--json', cwd=tmp_path, env={'PANSHARP_NB_DATA': ''}))

@@ -1,7 +1,8 @@
 "Training can be killed, shared and repeated: same seed, same bytes, whatever happens in between."
-import csv, h5py, json, numpy as np, os, pytest, resource, scipy.io, shutil, signal, subprocess, sys, time, torch
+import contextlib, csv, h5py, io, json, numpy as np, os, pytest, resource, scipy.io, shutil, signal, subprocess, sys, time, torch
 from pathlib import Path
 from pansharp_nb import scoring
+from pansharp_nb.cli import main
 from pansharp_nb.data.patches import Batches, grounds, turn, variant
 from pansharp_nb.data.scenes import save_scene
 from pansharp_nb.data.synthetic import made_up
@@ -9,6 +10,7 @@ from pansharp_nb.models.networks import networks
 from pansharp_nb.recipes import recipe, recipes
 from pansharp_nb.training import rate
 pytest.importorskip('lightning')
+pytestmark = [pytest.mark.xdist_group('training'), pytest.mark.usefixtures('one_thread')] # one run whole, one killed, for all
 
 STEPS = 60
 BIN = Path(sys.executable).with_name('pansharp-nb')
@@ -19,22 +21,35 @@ def ground(tmp_path_factory):
     for i,n in enumerate(('QB', 'IKONOS')): save_scene(made_up(n, 256, i).assign_attrs(split='train'), d/f'{n}.nc')
     return d
 
-def call(ground, out, *more, exe=(BIN,), **kw):
-    words = dict(steps=STEPS, batch=4, patch=32, jitter=0, warmup=0)
-    sets = [a for k,v in words.items() for a in ('--set', f'{k}={v}')]
-    cmd = [*exe, 'train', '--model', 'DiCNN1', '--scenes', ground, '--out', out, *sets, '--save-every', 5, '--accelerator', 'cpu', *more]
-    return subprocess.Popen([str(c) for c in cmd], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **kw)
+def words(ground, out, *more):
+    sets = [a for k,v in dict(steps=STEPS, batch=4, patch=32, jitter=0, warmup=0).items() for a in ('--set', f'{k}={v}')]
+    return [str(w) for w in ('train', '--model', 'DiCNN1', '--scenes', ground, '--out', out, *sets, '--save-every', 5, '--accelerator', 'cpu', *more)]
+
+def call(*args, exe=(BIN,), **kw): # a process of its own, to be killed or shared
+    cmd = [*map(str, exe), *words(*args)]
+    return subprocess.Popen(cmd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | dict(OMP_NUM_THREADS='1'), **kw)
 
 def finish(p):
     out,err = p.communicate(timeout=900)
     assert p.returncode==0, err
     return Path(out.strip().splitlines()[-1])
 
+def here(*args): # in this process: exit code, what was said
+    out,err = io.StringIO(),io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err): code = main(words(*args))
+    return code, out.getvalue(), err.getvalue()
+
 def losses(run):
     with next(run.glob('metrics/*/metrics.csv')).open() as f: return [float(r['loss']) for r in csv.DictReader(f) if r['loss']]
 
 @pytest.fixture(scope='module')
-def whole(ground, tmp_path_factory): return finish(call(ground, tmp_path_factory.mktemp('whole')/'run', '--devices', 1))
+def whole(ground, tmp_path_factory):
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    code,out,err = here(ground, tmp_path_factory.mktemp('whole')/'run', '--devices', 1)
+    torch.set_num_threads(n)
+    assert code==0, err
+    return Path(out.strip().splitlines()[-1])
 
 @pytest.fixture(scope='module')
 def killed(ground, tmp_path_factory):
@@ -70,17 +85,16 @@ def test_full_disk_leaves_the_last_checkpoint(killed, ground, tmp_path):
 def test_two_processes_have_the_losses_of_one(ground, tmp_path):
     sgd = '--set', 'optimiser=sgd', '--set', 'lr=.01', '--set', 'steps=20' # longer, or with Adam, rounding grows beyond 1e-5
     exe = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--no-python', '--nproc-per-node', '2', BIN]
-    finish(call(ground, tmp_path/'two', '--devices', 2, *sgd, exe=exe, env=os.environ | dict(OMP_NUM_THREADS='1')))
-    finish(call(ground, tmp_path/'one', '--devices', 1, *sgd))
+    finish(call(ground, tmp_path/'two', '--devices', 2, *sgd, exe=exe))
+    assert here(ground, tmp_path/'one', '--devices', 1, *sgd)[0]==0
     a,b = losses(tmp_path/'two'),losses(tmp_path/'one')
     assert len(a)==len(b)==20 and b[-1]<.9*b[0]
     np.testing.assert_allclose(a, b, rtol=1e-5)
 
 def test_a_folder_that_cannot_be_written(ground, tmp_path):
     (tmp_path/'file').touch()
-    p = call(ground, tmp_path/'file'/'run')
-    err = p.communicate(timeout=900)[1]
-    assert p.returncode==1 and 'choose another folder' in err
+    code,_,err = here(ground, tmp_path/'file'/'run')
+    assert code==1 and 'choose another folder' in err
 
 def test_every_network_has_a_recipe():
     assert set(recipes['paper'])==set(recipes['quick'])==set(networks)

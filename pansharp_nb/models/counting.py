@@ -7,6 +7,7 @@ __all__ = ['outline', 'parameters', 'macs', 'macs_thop', 'memory', 'count']
 
 # %% ../../nbs/models/counting.ipynb #327fdf35
 import torch, weakref
+from contextlib import contextmanager
 from math import prod
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -42,17 +43,20 @@ _rules = {nn.modules.conv._ConvNd: _conv, nn.Linear: lambda m, x, y: y.numel()*m
     nn.PReLU: lambda m, x, y: x.numel(), nn.modules.pooling._AdaptiveAvgPoolNd: _adaptive}
 
 # %% ../../nbs/models/counting.ipynb #efc19127
-def macs_thop(net, inputs)->int:
-    "Multiply-accumulates as thop 0.1.1 counts them, which is what most papers print."
-    total = []
-    def note(rule): return lambda m, i, o: total.append(rule(m, i[0], o))
+@contextmanager
+def _thop(net): # what the modules say while they run
+    said = []
+    def note(rule): return lambda m, i, o: said.append(rule(m, i[0], o))
     pairs = [(m, rule) for m in net.modules() for kind,rule in _rules.items() if isinstance(m, kind)]
     hooks = [m.register_forward_hook(note(rule)) for m,rule in pairs]
-    try:
-        with torch.no_grad(): net(*inputs)
+    try: yield said
     finally:
         for h in hooks: h.remove()
-    return sum(total)
+
+def macs_thop(net, inputs)->int:
+    "Multiply-accumulates as thop 0.1.1 counts them, which is what most papers print."
+    with torch.no_grad(), _thop(net) as said: net(*inputs)
+    return sum(said)
 
 # %% ../../nbs/models/counting.ipynb #20c93f0e
 class _Live(TorchDispatchMode):
@@ -88,5 +92,5 @@ def memory(net, inputs)->int: # bytes
 def count(make, bands:int=4, size:int=256, ratio:int=4)->dict: # as in `outline`
     "Parameters, MACs (true, and as thop counts), and MiB of activations of one image."
     net,x = outline(make, bands, size, ratio)
-    sizes = dict(parameters=parameters(net), mib=memory(net, x)/2**20)
-    return sizes | dict(macs=macs(net, x), macs_thop=macs_thop(net, x))
+    with torch.no_grad(), _thop(net) as said, _Live() as live, FlopCounterMode(display=False) as c: net(*x)
+    return dict(parameters=parameters(net), mib=live.peak/2**20, macs=c.get_total_flops()//2, macs_thop=sum(said))

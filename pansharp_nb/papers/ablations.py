@@ -9,7 +9,7 @@ __all__ = ['studies', 'Study', 'recipes_of', 'profile', 'size', 'said', 'ground'
 # %% ../../nbs/papers/ablations.ipynb #38ddfcab
 import hashlib, json, math, matplotlib.pyplot as plt, pandas as pd, tempfile, torch
 from dataclasses import asdict, dataclass, replace
-from .. import losses, scoring, settings, training
+from .. import losses, scoring, settings
 from ..data.patches import sources
 from ..data.synthetic import made_up
 from ..data.scenes import crop, open_scene, save_scene, scene_sensor
@@ -20,7 +20,7 @@ from ..recipes import Recipe, recipe
 from ..prompts import told
 from ..reporting import write
 from pathlib import Path
-from scipy.stats import t as student
+from scipy.special import stdtrit
 from torch import nn
 from tqdm import tqdm
 
@@ -173,6 +173,7 @@ def trained(
     "Train one variant once and judge it; read what is there if it was done before."
     done = out/'scores.csv'
     if done.exists(): return pd.read_csv(done)
+    from pansharp_nb import training # seconds, that who only reads need not wait
     where = dict(accelerator='gpu' if torch.device(device).type=='cuda' else 'cpu', devices=1)
     net,data,_ = training.train(model, q, files, out, (out/'last.ckpt').exists(), seed=seed, progress=False, validate=False, **where)
     said = told({d.attrs['name']: d for d,*_ in pairs}, q.text) if q.text else {}
@@ -233,7 +234,7 @@ def effect(
     x,g,n = torch.tensor(d.values),torch.Generator().manual_seed(seed),len(d)
     i,j = (torch.randint(k, (draws, k), generator=g) for k in x.shape)
     boot = x[i[:, :, None], j[:, None, :]].flatten(1).nanmean(1)
-    m,few = x.nanmean(),student.ppf(.975, n-1)/1.96*math.sqrt(n/(n-1)) if n>1 else 1
+    m,few = x.nanmean(),stdtrit(n-1, .975)/1.96*math.sqrt(n/(n-1)) if n>1 else 1
     lo,hi = (m + few*(boot.nanquantile(torch.tensor([.025, .975], dtype=x.dtype))-m)).tolist()
     return dict(effect=m.item(), low=lo, high=hi, n=int(x.isfinite().sum()))
 
