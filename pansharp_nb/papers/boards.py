@@ -14,8 +14,7 @@ from ..data.patches import sources
 from ..data.scenes import open_scene, scene_sensor
 from ..data.synthetic import made_up
 from ..metrics.reference import ag
-from ..models.networks import as_method
-from .ablations import Told
+from ..models.networks import Told, as_method
 from ..recipes import recipe
 from ..weights import load
 from ..writing import owned, write

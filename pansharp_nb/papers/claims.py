@@ -188,24 +188,30 @@ def _links(slug): # of a paper's reports, tables first
     found = [p for k in ('tables', 'figures') for p in (settings.root()/'nbs'/k).glob(f'{slug}_*.ipynb')]
     def place(p): return p.parent.name=='figures', int(''.join(filter(str.isdigit, p.stem)) or 99)
     def short(p): # T1, F11-16: the title says how far a page goes
-        last = re.search(r'Figures \d+(?:-| and )(\d+):', p.read_text())
+        last = re.search(r'Figures \d+(?:-| and )(\d+):', p.read_text(encoding='utf-8'))
         return p.stem.removeprefix(f'{slug}_').replace('table', 'T').replace('fig', 'F') + (f'-{last[1]}' if last else '')
     def at(p): # its report, else its notebook
         report = Path('reports')/p.parent.name/f'{p.stem}.md'
         return (report if (settings.root()/report).exists() else p.relative_to(settings.root())).as_posix()
     return ' '.join(f'[{short(p)}]({at(p)})' for p in sorted(found, key=place))
 
-def front(tally:pd.DataFrame)->str: # of `tally`
-    "The table, in Markdown."
-    rows = [f'| [{p}](nbs/papers/{s}.ipynb) | {_links(s)} | {" | ".join(str(tally.loc[p, k]) for k in order)} |' for s,p in _pages.items()]
-    return '\n'.join([f'| paper | tables and figures | {" | ".join(order)} |', f'|---|---|{"---|"*len(order)}', *rows])
+def front(card:pd.DataFrame)->str: # of `scorecard`
+    "The table, in Markdown: claims about quality by verdict, then claims about size."
+    q,n = tally(card, 'quality'),tally(card, 'size').reindex(list(_pages.values()), fill_value=0)
+    def row(s, p):
+        open_ = q.loc[p, 'claims']-q.loc[p, 'judged']
+        size = f"{n.loc[p, ['confirmed', 'confirmed as counted']].sum()} of {n.loc[p, 'claims']}" if n.loc[p, 'claims'] else ''
+        cells = [*(q.loc[p, k] for k in ('confirmed', 'contradicted here', 'contradicted by the paper itself', 'alike')), open_, size]
+        return f'| [{p}](nbs/papers/{s}.ipynb) | {_links(s)} | {" | ".join(map(str, cells))} |'
+    head = 'paper | tables and figures | confirmed | contradicted here | by the paper itself | alike | open | sizes confirmed'
+    return '\n'.join([f'| {head} |', '|---|---|'+'---|'*6, *(row(s, p) for s,p in _pages.items())])
 
 # %% ../../nbs/papers/claims.ipynb #abe55281
-def to_readme(tally:pd.DataFrame, file=None): # default the project's README
+def to_readme(card:pd.DataFrame, file=None): # default the project's README
     "Put the table between its marks."
     file = Path(file or settings.root()/'README.md')
     a,b = '<!-- scorecard -->\n','\n<!-- /scorecard -->'
-    text = file.read_text()
+    text = file.read_text(encoding='utf-8')
     if a not in text or b not in text: raise ValueError(f'{file} has no {a.strip()} ... {b.strip()}: put the marks where the table should stand')
     head,rest = text.split(a, 1)
-    return write(file, head+a+front(tally)+b+rest.split(b, 1)[1])
+    return write(file, head+a+front(card)+b+rest.split(b, 1)[1])
