@@ -363,16 +363,18 @@ def save(
 )->Path:                   # the page
     "Write `name.csv`, `.md`, `.tex`, `.json` and `.html`."
     none = scores is None
-    folder,tables,said,bs = Path(folder),tables or {},said or lead(scores),{} if none else boards(scores)
-    sections = [dict(title=t, table=Markup(_plain(f, 'html'))) for t,f in tables.items()] + [dict(title=t, table=Markup(to_html(*b))) for t,b in bs.items()]
-    sections[0]['notes'] = list(notes)
-    if figures: sections.insert(1, dict(title='What it looks like', figures=figures))
+    folder,tables,bs,notes = Path(folder),{plain(t): f for t,f in (tables or {}).items()},{} if none else boards(scores),[plain(n) for n in notes]
+    title,said,banner = (plain(t) for t in (title, said or lead(scores), banner))
+    made = {t: _plain(f, 'html') for t,f in tables.items()} | {plain(t): to_html(*b) for t,b in bs.items()}
+    sections = [dict(title=t, table=Markup(h)) for t,h in made.items()]
+    sections[0]['notes'] = notes
+    if figures: sections.insert(1, dict(title='What it looks like', figures={plain(c): f for c,f in figures.items()}))
     body,first = json.dumps(prov, indent=1),next(iter(tables.values()), None)
     tex = to_tex(*next(iter(bs.values()))) if first is None else _plain(first, 'tex')
     own = to_md(*next(iter(bs.values()))) if first is None else '\n\n'.join(f'## {literal(t, "md")}\n\n{_plain(f, "md")}' for t,f in tables.items())
     page = _page.render(title=title, lead=said, banner=banner, sections=sections, provenance=body)
     words = [f'# {literal(title, "md")}', *(literal(t, 'md') for t in (said, banner) if t), own, *(['Read with care:'] if notes else [])]
     md = '\n\n'.join([*words, ''.join(f'- {literal(n, "md")}\n' for n in notes)])
-    files = dict(csv=first.to_csv() if none else scores.to_csv(index=False), md=md, tex=f'% {plain(title)}. {plain(said)} {plain(banner)}\n{tex}', json=body+'\n', html=page)
+    files = dict(csv=first.to_csv() if none else scores.to_csv(index=False), md=md, tex=f'% {title}. {said} {banner}\n{tex}', json=body+'\n', html=page)
     for ext,text in files.items(): write(folder/f'{name}.{ext}', text.encode('utf-8', 'backslashreplace'))
     return folder/f'{name}.html'

@@ -235,10 +235,10 @@ def _claim(out, said, resume):
     except OSError as e: raise OSError(f'cannot write to {out}: {e.strerror}; choose another folder') from None
     if last.exists() and not resume: raise ValueError(f'{out} holds a run: go on with --resume, or choose another folder')
     if last.exists() and words.exists():
-        was = json.loads(words.read_text())
+        was = json.loads(words.read_text('utf-8'))
         other = [k for k in said if was.get(k)!=said[k]]
         if other: raise ValueError(f'{out} was begun with another {other[0]}: resume with the same, or choose another folder')
-    words.write_text(json.dumps(said, indent=1))
+    words.write_text(json.dumps(said, indent=1), 'utf-8')
     return last if last.exists() else None
 
 # %% ../nbs/training.ipynb #adb7627a

@@ -68,7 +68,7 @@ def bge(tmp_path_factory):
     m = tr.BertModel(tr.BertConfig(vocab_size=len(vocab), initializer_range=.3, **kw))
     m.save_pretrained(d)
     (d/'1_Pooling').mkdir()
-    (d/'1_Pooling'/'config.json').write_text(json.dumps(dict(pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)))
+    (d/'1_Pooling'/'config.json').write_text(json.dumps(dict(pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)), 'utf-8')
     return d
 
 def test_a_bge_folder_equals_transformers(bge):
@@ -89,8 +89,8 @@ def test_what_is_wrong_with_a_folder_is_said(bge, tmp_path):
     bad('b', lambda d: (d/'model.safetensors').write_bytes((d/'model.safetensors').read_bytes()[:999]), ValueError, 'fetch the model again')
     bad('c', lambda d: (d/'model.safetensors').unlink(), (ValueError, FileNotFoundError), 'model.safetensors')
     bad('d', lambda d: (d/'tokenizer.json').unlink(), ValueError, 'tokenizer.json')
-    bad('e', lambda d: (d/'config.json').write_text('{"model_type": "roberta", "hidden_act": "gelu"}'), ValueError, 'give a BERT')
-    bad('f', lambda d: (d/'config.json').write_text('{'), ValueError, 'not JSON')
+    bad('e', lambda d: (d/'config.json').write_text('{"model_type": "roberta", "hidden_act": "gelu"}', 'utf-8'), ValueError, 'give a BERT')
+    bad('f', lambda d: (d/'config.json').write_text('{', 'utf-8'), ValueError, 'not JSON')
 
 # ---- statistics
 
@@ -201,8 +201,8 @@ def test_glm_through_the_cache(glm, ds, tmp_path):
 
 def test_code_in_a_folder_is_not_run(tmp_path, ds):
     pytest.importorskip('transformers')
-    (tmp_path/'config.json').write_text(json.dumps(dict(model_type='evil', auto_map=dict(AutoConfig='evil.C', AutoModelForImageTextToText='evil.M'))))
-    (tmp_path/'evil.py').write_text(f'open({str(tmp_path/"ran")!r}, "w")\nclass C: pass\nclass M: pass\n')
+    (tmp_path/'config.json').write_text(json.dumps(dict(model_type='evil', auto_map=dict(AutoConfig='evil.C', AutoModelForImageTextToText='evil.M'))), 'utf-8')
+    (tmp_path/'evil.py').write_text(f'open({str(tmp_path/"ran")!r}, "w")\nclass C: pass\nclass M: pass\n', 'utf-8')
     with pytest.raises(Exception, match='trust_remote_code|evil'): P.HFVisionProvider(tmp_path).describe(*P.view(ds))
     assert not (tmp_path/'ran').exists()
 
@@ -464,14 +464,14 @@ def test_many_writers_leave_whole_files_only(ds, tmp_path):
     assert sorted(f.suffix for f in tmp_path.iterdir())==['.json', '.npy']
 
 def test_a_cache_that_cannot_be_written(ds, tmp_path):
-    (tmp_path/'file').write_text('x')
+    (tmp_path/'file').write_text('x', 'utf-8')
     with pytest.raises(OSError, match='choose another folder'): P.prompt_vectors([ds], Counting(), P.HashEmbedder(8), tmp_path/'file')
 
 def test_missing_prompts(ds, tmp_path):
     with pytest.raises(P.NoPrompt, match='prompts build'): P.prompt_vectors([ds], cache=tmp_path, embedder=P.HashEmbedder(8), ask=False)
     with pytest.warns(UserWarning, match='1 of 2 images have no prompt'):
         rows = tmp_path/'t.jsonl'
-        rows.write_text(json.dumps(dict(name=ds.name, text='Roofs.')))
+        rows.write_text(json.dumps(dict(name=ds.name, text='Roofs.')), 'utf-8')
         t,said = P.prompt_vectors([ds, made_up('QB', size=64)], P.FileProvider(rows), P.HashEmbedder(8), on_missing='zero')
     assert said==['Roofs.', ''] and t[1].abs().sum()==0 and abs(t[0].norm()-1)<1e-5
     with pytest.raises(ValueError, match='error'): P.prompt_vectors([ds], on_missing='none')
@@ -480,14 +480,14 @@ def test_missing_prompts(ds, tmp_path):
 
 def test_a_file_names_its_scenes(ds, tmp_path):
     f = tmp_path/'t.jsonl'
-    def write(*rows): f.write_text('\n'.join(map(json.dumps, rows)))
+    def write(*rows): f.write_text('\n'.join(map(json.dumps, rows)), 'utf-8')
     write(dict(name=ds.name, text='Roofs.'), dict(name='b', text='Sea.'))
     run = lambda d: P.prompt_vectors([d], P.FileProvider(f), P.HashEmbedder(8), tmp_path/'c')[1]
     assert run(ds)==['Roofs.'] and run(ds.assign_attrs(name='b'))==['Sea.'], 'same pixels, other name'
     write(dict(name=ds.name, text='Corrected.'))
     assert run(ds)==['Corrected.']
     for bad in ('x', '[]', '{"name": 1, "text": "a"}', '{"name": "a"}'):
-        f.write_text(bad)
+        f.write_text(bad, 'utf-8')
         with pytest.raises(ValueError, match='line 1'): P.FileProvider(f)
     write(dict(name='a', text='1'), dict(name='a', text='2'))
     with pytest.raises(ValueError, match='line 2: a second text'): P.FileProvider(f)

@@ -42,7 +42,7 @@ def one_line(e, *parts):
 
 def test_all_real_scenes_open(scenes):
     "As the index of the folder says, with their numbers and types untouched."
-    rows = list(csv.DictReader(open(scenes/'index.csv')))
+    rows = list(csv.DictReader(open(scenes/'index.csv', encoding='utf-8')))
     assert len(rows)==len(list(scenes.glob('*.nc')))
     for r in rows:
         ds = open_scene(scenes/f'{r["name"]}.nc', pan=False if r['kind']=='ms_only' else None)

@@ -90,6 +90,7 @@ def _download(e, folder, dst, progress=False):
     file,note = _paths(e, folder)
     known,said = _pin(e) or _first(note),f'{e["name"]}: {e["url"]}'
     if known and file.exists(): _held(file, known, dst)
+    pooch.get_logger().setLevel('WARNING') # else it advises, in three lines, what is done below
     try: pooch.retrieve(e['url'], known, file.name, folder, progressbar=progress)
     except ValueError:
         other = 'was damaged on its way, or is another file now: try again' if _pin(e) else f'is no longer the file of the first time: delete {note} if you trust the new one'

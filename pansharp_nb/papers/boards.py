@@ -6,8 +6,7 @@
 __all__ = ['ways', 'order', 'folds', 'deal', 'four', 'judged', 'fold_scores', 'work', 'collect']
 
 # %% ../../nbs/papers/boards.ipynb #7f3159f7
-import json, os, pandas as pd, sys, torch, warnings
-from dataclasses import asdict
+import json, pandas as pd, sys, torch
 from filelock import FileLock, Timeout
 from pathlib import Path
 from .. import scoring, settings
@@ -15,7 +14,7 @@ from ..data.patches import sources
 from ..data.scenes import open_scene, scene_sensor
 from ..metrics.reference import ag
 from ..models.networks import as_method
-from ..recipes import board, recipe
+from ..recipes import recipe
 from ..reporting import write
 from ..weights import load
 
@@ -125,6 +124,6 @@ def collect(
         done = sorted(d.glob('*/scores.csv'))
         if not done: continue
         write(to/way/f'{d.name}.csv', pd.concat(map(pd.read_csv, done)).to_csv(index=False))
-        cards = [json.loads(next(f.parent.glob('*.safetensors')).with_suffix('.json').read_text()) for f in done]
+        cards = [json.loads(next(f.parent.glob('*.safetensors')).with_suffix('.json').read_text('utf-8')) for f in done]
         keep = 'seed recipe words steps minutes machine precision validation without commit'.split()
         write(to/way/f'{d.name}.json', json.dumps([{k: c[k] for k in keep} for c in cards], indent=1)+'\n')

@@ -20,7 +20,7 @@ def claims(paper:str=None)->list: # of dicts `id, paper, where, quote, says, hol
     "All claims, or one paper's."
     f = settings.root()/'data'/'papers'/'claims.yaml'
     if not f.exists(): raise ValueError(f'{f} is missing: the claims come with a clone of the repository, not with the wheel')
-    return [c for c in yaml.safe_load(f.read_text()) if paper in (None, c['paper'])]
+    return [c for c in yaml.safe_load(f.read_text('utf-8')) if paper in (None, c['paper'])]
 
 # %% ../../nbs/papers/claims.ipynb #8c69c926
 def verdict_of(rows:list, within:float=None)->str: # of dicts `low, high, scenes`
@@ -124,7 +124,7 @@ def _links(slug): # of a paper's reports, tables first
     found = [p for k in ('tables', 'figures') for p in (settings.root()/'nbs'/k).glob(f'{slug}_*.ipynb')]
     def place(p): return p.parent.name=='figures', int(''.join(filter(str.isdigit, p.stem)) or 99)
     def short(p): # T1, F11-16: the title says how far a page goes
-        last = re.search(r'Figures \d+(?:-| and )(\d+):', p.read_text())
+        last = re.search(r'Figures \d+(?:-| and )(\d+):', p.read_text('utf-8'))
         return p.stem.removeprefix(f'{slug}_').replace('table', 'T').replace('fig', 'F') + (f'-{last[1]}' if last else '')
     def at(p): # its report, else its notebook
         report = Path('reports')/p.parent.name/f'{p.stem}.md'
@@ -141,7 +141,7 @@ def to_readme(tally:pd.DataFrame, file=None): # default the project's README
     "Put the table between its marks."
     file = Path(file or settings.root()/'README.md')
     a,b = '<!-- scorecard -->\n','\n<!-- /scorecard -->'
-    text = file.read_text()
+    text = file.read_text('utf-8')
     if a not in text or b not in text: raise ValueError(f'{file} has no {a.strip()} ... {b.strip()}: put the marks where the table should stand')
     head,rest = text.split(a, 1)
     return write(file, head+a+front(tally)+b+rest.split(b, 1)[1])
