@@ -393,7 +393,7 @@ def _exchange(url, body, key, timeout, socks): # -> status, headers, bytes
     except error.HTTPError as e: r = e
     with r:
         data = r.read(most+1)
-        if len(data)>most: raise ValueError(f'{url} answers with more than {most>>20} MB: that is no answer to a question of ours')
+        if len(data)>most: raise ValueError(f'{url} answers with more than {most>>20} MB: no text is so long')
         return r.status, r.headers, data
 
 def _once(url, body, key, timeout): # the same, within the time
@@ -471,7 +471,8 @@ class Endpoint:
     extra:dict=field(default_factory=dict) # more of the request, such as `max_tokens`
 
     def __post_init__(self):
-        try: ok = re.fullmatch(r'https?://[^\s@?#/]+(/[^\s@?#]*)?', self.base_url) and parse.urlsplit(self.base_url).port!=0 and parse.urlsplit(self.base_url).hostname.encode('idna')
+        ok = re.fullmatch(r'https?://[^\s@?#/]+(/[^\s@?#]*)?', self.base_url)
+        try: ok = ok and (u := parse.urlsplit(self.base_url)).port!=0 and u.hostname.encode('idna')
         except ValueError: ok = False # no port, no host name
         if not ok: raise ValueError('an endpoint is http(s)://host/v1, without a key in it: put that into the environment')
 

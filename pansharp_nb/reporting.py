@@ -35,7 +35,8 @@ def leaderboard(
     return text.loc[order], rank.loc[order]
 
 # %% ../nbs/reporting.ipynb #a11d24f7
-_tex = {'\\': r'\textbackslash{}', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}', '±': r'$\pm$', **{c: f'\\{c}' for c in '&%$#_{}'}}
+_tex = {c: f'\\{c}' for c in '&%$#_{}'} | {'±': r'$\pm$', '~': r'\textasciitilde{}', '^': r'\textasciicircum{}'}
+_tex['\\'] = r'\textbackslash{}'
 _md = {c: f'\\{c}' for c in '\\|*'} | {'<': '&lt;', '>': '&gt;'}
 
 def plain(text)->str:
@@ -64,7 +65,8 @@ def _marked(text, rank, to):
 
 def to_md(text, rank): # frames of `leaderboard`
     "A GitHub table."
-    return _marked(text, rank, 'md').to_markdown(index=False, disable_numparse=True, colalign=('left', 'right', *['left']*(text.shape[1]-1)))
+    sides = 'left', 'right', *['left']*(text.shape[1]-1) # the second is `n`
+    return _marked(text, rank, 'md').to_markdown(index=False, disable_numparse=True, colalign=sides)
 
 def to_tex(text, rank):
     "A booktabs table."
@@ -326,15 +328,18 @@ def jpeg(
 # %% ../nbs/reporting.ipynb #43845d01
 def _labels(ix, to): # an axis, harmless
     names = [n if n is None else literal(n, to) for n in ix.names]
-    if ix.nlevels==1: return ix.rename(names[0]) if pd.api.types.is_numeric_dtype(ix) else pd.Index([literal(o, to) for o in ix], name=names[0])
+    if pd.api.types.is_numeric_dtype(ix): return ix.rename(names[0])
+    if ix.nlevels==1: return pd.Index([literal(o, to) for o in ix], name=names[0])
     return pd.MultiIndex.from_tuples([tuple(literal(o, to) for o in t) for t in ix], names=names)
 
 def _html(f):
     flat = f.columns.nlevels==1
     if flat and f.index.nlevels==1: f = f.rename_axis(index=None, columns=f.index.name)
     words = [flat and v.dropna().astype(str).str.contains('[A-Za-z]{2}').any() for _,v in f.items()]
-    def cell(v, span): return '' if span and pd.isna(v) else f'<span>{literal(v, "html")}</span>' if span else literal(v, 'html') if isinstance(v, str) else v
-    t = f.set_axis(range(len(words)), axis=1).apply(lambda v: v.map(lambda o: cell(o, words[v.name]))).set_axis(_labels(f.index, 'html'))
+    def number(v): return literal(v, 'html') if isinstance(v, str) else v
+    def word(v): return '' if pd.isna(v) else f'<span>{literal(v, "html")}</span>'
+    t = f.set_axis(range(len(words)), axis=1).apply(lambda v: v.map(word if words[v.name] else number))
+    t = t.set_axis(_labels(f.index, 'html'))
     heads = _labels(f.columns, 'html')
     if flat: heads = pd.Index([f'<span>{c}</span>' if w else c for c,w in zip(heads, words)], name=heads.name)
     return t.set_axis(heads, axis=1).to_html(border=0, classes='board', na_rep='', escape=False)
@@ -363,18 +368,21 @@ def save(
 )->Path:                   # the page
     "Write `name.csv`, `.md`, `.tex`, `.json` and `.html`."
     none = scores is None
-    folder,tables,bs,notes = Path(folder),{plain(t): f for t,f in (tables or {}).items()},{} if none else boards(scores),[plain(n) for n in notes]
+    folder,bs,notes = Path(folder),{} if none else boards(scores),[plain(n) for n in notes]
     title,said,banner = (plain(t) for t in (title, said or lead(scores), banner))
+    tables = {plain(t): f for t,f in (tables or {}).items()}
     made = {t: _plain(f, 'html') for t,f in tables.items()} | {plain(t): to_html(*b) for t,b in bs.items()}
     sections = [dict(title=t, table=Markup(h)) for t,h in made.items()]
     sections[0]['notes'] = notes
     if figures: sections.insert(1, dict(title='What it looks like', figures={plain(c): f for c,f in figures.items()}))
     body,first = json.dumps(prov, indent=1),next(iter(tables.values()), None)
     tex = to_tex(*next(iter(bs.values()))) if first is None else _plain(first, 'tex')
-    own = to_md(*next(iter(bs.values()))) if first is None else '\n\n'.join(f'## {literal(t, "md")}\n\n{_plain(f, "md")}' for t,f in tables.items())
+    each = [f'## {literal(t, "md")}\n\n{_plain(f, "md")}' for t,f in tables.items()]
+    own = to_md(*next(iter(bs.values()))) if first is None else '\n\n'.join(each)
     page = _page.render(title=title, lead=said, banner=banner, sections=sections, provenance=body)
-    words = [f'# {literal(title, "md")}', *(literal(t, 'md') for t in (said, banner) if t), own, *(['Read with care:'] if notes else [])]
-    md = '\n\n'.join([*words, ''.join(f'- {literal(n, "md")}\n' for n in notes)])
-    files = dict(csv=first.to_csv() if none else scores.to_csv(index=False), md=md, tex=f'% {title}. {said} {banner}\n{tex}', json=body+'\n', html=page)
+    words = [f'# {literal(title, "md")}', *(literal(t, 'md') for t in (said, banner) if t), own]
+    md = '\n\n'.join([*words, *['Read with care:']*bool(notes), ''.join(f'- {literal(n, "md")}\n' for n in notes)])
+    csv,tex = first.to_csv() if none else scores.to_csv(index=False),f'% {title}. {said} {banner}\n{tex}'
+    files = dict(csv=csv, md=md, tex=tex, json=body+'\n', html=page)
     for ext,text in files.items(): write(folder/f'{name}.{ext}', text.encode('utf-8', 'backslashreplace'))
     return folder/f'{name}.html'

@@ -36,7 +36,8 @@ def stranger(
     p,named = Path(os.path.abspath(path)),os.environ.get('PANSHARP_NB_ROOT')
     if p.is_relative_to(home()) or named and p.is_relative_to(Path(named).resolve()): return ''
     users = _users()
-    if users is None: return '' if p.is_relative_to(Path.home()) else 'it lies outside your home folder, and this system does not tell whose it is'
+    if users is None and p.is_relative_to(Path.home()): return ''
+    if users is None: return 'it lies outside your home folder, and this system does not tell whose it is'
     it,d = p.lstat().st_uid,p.parent.stat().st_uid
     if it not in users: return f'it belongs to another user (id {it})'
     return '' if d in users|{0} else f'its folder belongs to another user (id {d})'
@@ -73,7 +74,8 @@ def config(
         cfg.read_string(f.read_text('utf-8-sig'), f.name)
         for section in cfg.sections(): _check(section, dict(cfg[section]), f.parent)
     except (OSError, Error, ValueError) as e:
-        why = e.strerror if isinstance(e, OSError) else 'it is not UTF-8 text' if isinstance(e, UnicodeDecodeError) else ' '.join(str(e).split())
+        why = 'it is not UTF-8 text' if isinstance(e, UnicodeDecodeError) else getattr(e, 'strerror', None) or e
+        why = ' '.join(str(why).split())
         raise ValueError(f'{f} cannot be used: {why}; mend it, or take it away for the defaults') from None
     return cfg
 
@@ -86,11 +88,13 @@ def _check(section, d, folder): # a `ValueError` says what is wrong
     if section=='paths':
         for k,v in d.items(): _inside(k, v, folder)
     elif not all(d.values()): raise ValueError(f'[{section}] {next(k for k in d if not d[k])} is empty')
-    elif not (d['size'].isdecimal() and 32<=int(d['size'])<=2**14): raise ValueError(f'[{section}] size = {d["size"]} is no side of a PAN in pixels, 32 to 16384')
+    elif not (d['size'].isdecimal() and 32<=int(d['size'])<=2**14):
+        raise ValueError(f'[{section}] size = {d["size"]} is no side of a PAN in pixels, 32 to 16384')
 
 def _inside(k, v, folder):
     to = os.path.normpath(folder/v)
-    if not v or not v.isprintable() or not Path(to).is_relative_to(folder): raise ValueError(f'{k} = {v!r} leaves the project: name a folder below {folder}')
+    if v and v.isprintable() and Path(to).is_relative_to(folder): return
+    raise ValueError(f'{k} = {v!r} leaves the project: name a folder below {folder}')
 
 # %% ../nbs/00_settings.ipynb #3c998ee6
 def scenes_dir()->Path|None: # folder of scene files, `None` where there are none
@@ -109,7 +113,7 @@ def reports_dir(
     "Where reports are written; made if missing."
     d = root()/config()['paths']['reports']/('smoke' if profile=='smoke' else '')/kind
     try: d.mkdir(parents=True, exist_ok=True)
-    except OSError as e: raise OSError(f'cannot make the folder {d}: {e.strerror}; name another in settings.ini') from None
+    except OSError as e: raise OSError(f'cannot make {d}: {e.strerror}; name another in settings.ini') from None
     return d
 
 # %% ../nbs/00_settings.ipynb #6d7e3ba3
@@ -144,14 +148,16 @@ def commit()->str: # `None` outside a clone
     same = all(_is_blob(home()/name, facts.split()[2]) for facts,name in rows if ' blob ' in facts)
     return head.strip() + ('' if same else '+changes')
 
-_off = 'fsmonitor=false', f'hooksPath={os.devnull}', 'pager=cat', f'sshCommand={os.devnull}'
-_quiet = dict(GIT_OPTIONAL_LOCKS='0', GIT_NO_LAZY_FETCH='1', GIT_NO_REPLACE_OBJECTS='1', GIT_TERMINAL_PROMPT='0', GIT_ALLOW_PROTOCOL='none')
+_off = 'core.fsmonitor=false', f'core.hooksPath={os.devnull}', 'core.pager=cat', 'credential.helper='
+_quiet = dict(GIT_OPTIONAL_LOCKS='0', GIT_NO_LAZY_FETCH='1', GIT_NO_REPLACE_OBJECTS='1', GIT_TERMINAL_PROMPT='0',
+    GIT_ALLOW_PROTOCOL='none')
 
 def _git(*words): # what git says of this package's clone; empty without one
     exe,at = shutil.which('git'),home()
     if not (exe and os.path.isabs(exe) and (at/'.git').exists()): return ''
     env = {k: v for k,v in os.environ.items() if not k.startswith('GIT_')} | _quiet
-    cmd = [exe, *(w for o in _off for w in ('-c', f'core.{o}')), '-c', 'credential.helper=', f'--git-dir={at/".git"}', *words]
+    off = (w for o in _off for w in ('-c', o))
+    cmd = [exe, *off, f'--git-dir={at/".git"}', *words]
     try: p = subprocess.run(cmd, cwd=at, env=env, stdin=subprocess.DEVNULL, capture_output=True, timeout=20)
     except (OSError, subprocess.TimeoutExpired): return ''
     return '' if p.returncode else os.fsdecode(p.stdout)
@@ -159,5 +165,6 @@ def _git(*words): # what git says of this package's clone; empty without one
 def _is_blob(path, sha): # line ends of Windows are no change
     try: b = path.read_bytes()
     except OSError: return False
-    def is_it(b): return hashlib.new('sha1' if len(sha)==40 else 'sha256', b'blob %d\0' % len(b) + b, usedforsecurity=False).hexdigest()==sha
+    kind = 'sha1' if len(sha)==40 else 'sha256'
+    def is_it(b): return hashlib.new(kind, b'blob %d\0' % len(b) + b, usedforsecurity=False).hexdigest()==sha
     return is_it(b) or is_it(b.replace(b'\r\n', b'\n'))

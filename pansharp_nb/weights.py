@@ -46,7 +46,8 @@ def file_of(
     return next(iter(found), None)
 
 def _say_own(own, ours):
-    over = [f.stem for f in sorted(own.glob('*.safetensors')) if any((ours/n).exists() for n in (f.name, re.sub(r'-\d+b-', '-any-', f.name)))]
+    def ships(n): return (ours/n).exists() or (ours/re.sub(r'-\d+b-', '-any-', n)).exists()
+    over = [f.stem for f in sorted(own.glob('*.safetensors')) if ships(f.name)]
     say_once(f'weights in {own} go before those that ship: {", ".join(over)}')
 
 # %% ../nbs/weights.ipynb #87255028
@@ -78,34 +79,37 @@ def _fault(c, stem): # what is wrong with a card; empty if nothing
     if not isinstance(c, dict): return 'this is no card'
     lack = [k for k in needed if k not in c]
     if lack: return f'the card lacks {", ".join(lack)}'
-    if c['name'] not in [n for n in networks if n not in adapted]: return f'it speaks of {c["name"]!r}, which is no network here'
-    if not (c['bands']=='any' or _whole(c['bands'], 1, 64)): return f'bands {c["bands"]!r} is neither a number from 1 to 64 nor any'
+    name,bands,s = c['name'],c['bands'],c.get('sensors', [])
+    if name not in [n for n in networks if n not in adapted]: return f'it speaks of {name!r}, which is no network here'
+    if not (bands=='any' or _whole(bands, 1, 64)): return f'bands {bands!r} is neither a number from 1 to 64 nor any'
     if not _whole(c['ratio'], 2, 32): return f'ratio {c["ratio"]!r} is no whole number from 2 to 32'
     if c['scaling'] not in scalings: return f'unknown scaling {c["scaling"]!r}: choose {", ".join(scalings)}'
-    if not (isinstance(s := c.get('sensors', []), list) and all(isinstance(n, str) for n in s)): return 'sensors is no list of names'
-    want = f'{c["name"]}-{c["bands"]}b-r{c["ratio"]}'.replace('anyb', 'any')
+    if not (isinstance(s, list) and all(isinstance(n, str) for n in s)): return 'sensors is no list of names'
+    want = f'{name}-{bands}b-r{c["ratio"]}'.replace('anyb', 'any')
     if stem!=want: return f'the file is named {stem}, but its card speaks of {want}'
-    return _knob_fault(c['name'], c['knobs'])
+    return _knob_fault(name, c['knobs'])
 
 def _whole(v, lo, hi): return type(v) is int and lo<=v<=hi
 
 # %% ../nbs/weights.ipynb #c0eff425
 def _knob_fault(name, knobs):
     if not isinstance(knobs, dict): return 'knobs is no set of named values'
-    ps = inspect.signature(networks[name]).parameters
+    ps,fixed = inspect.signature(networks[name]).parameters,{'bands', 'ratio', 'knobs'}
     free = any(p.kind is p.VAR_KEYWORD for p in ps.values()) # handed on to a part, which refuses what it does not know
     for k,v in knobs.items():
-        if k in ('bands', 'ratio') or k not in ps and not free: return f'{name} has no knob {k!r}: it has {", ".join(n for n in ps if n not in ("bands", "ratio", "knobs"))}'
-        kind = ps[k].annotation if k in ps else inspect.Parameter.empty
+        if k in fixed or k not in ps and not free: return f'{name} has no knob {k!r}: choose {", ".join(sorted(set(ps)-fixed))}'
         if not _plain(v): return f'knob {k}={str(v)[:40]} is beyond any reason: numbers go to {most["knob"]}'
-        if kind is not inspect.Parameter.empty and not isinstance(tuple(v) if isinstance(v, list) else v, _kinds(kind, v)): return f'knob {k}={str(v)[:40]} is not of the kind {kind.__name__}'
+        kind = ps[k].annotation if k in ps else ps['bands'].empty
+        fits = kind is ps['bands'].empty or isinstance(tuple(v) if isinstance(v, list) else v, _kinds(kind, v))
+        if not fits: return f'knob {k}={str(v)[:40]} is not of the kind {kind.__name__}'
     return ''
 
 def _kinds(kind, v): # a whole number is a float, but neither is a boolean an integer
     return () if type(v) is bool and kind is int else (kind, int) if kind is float and type(v) is int else kind
 
 def _plain(v): # what JSON can say, and of a size that a network may have
-    if isinstance(v, (list, tuple)): return len(v)<=64 and all(_plain(o) and not isinstance(o, (list, tuple)) for o in v)
+    row = list, tuple
+    if isinstance(v, row): return len(v)<=64 and all(_plain(o) and not isinstance(o, row) for o in v)
     if type(v) in (int, float): return math.isfinite(v) and abs(v)<=most['knob']
     return v is None or isinstance(v, bool) or isinstance(v, str) and len(v)<=64
 
@@ -119,16 +123,20 @@ def sized(
         grown[what] += n
         if grown[what]>most[what]: raise ValueError(f'its knobs make more than {most[what]:,} {what}')
     def tensor(m, n, t): add('numbers', t.numel() if t is not None else 0)
-    on = [hooks.register_module_parameter_registration_hook(tensor), hooks.register_module_buffer_registration_hook(tensor),
-        hooks.register_module_module_registration_hook(lambda *_: add('parts', 1))]
+    def part(*_): add('parts', 1)
+    what = dict(parameter=tensor, buffer=tensor, module=part)
+    on = [getattr(hooks, f'register_module_{k}_registration_hook')(f) for k,f in what.items()]
     try: return outline(partial(_build, card))[0]
-    except Exception as e: raise ValueError(f'{card["name"]} cannot be built with {_words(card["knobs"])}: {shorten(str(e), 200)}') from None
+    except Exception as e: # whatever a constructor makes of such knobs
+        said = shorten(str(e), 200)
+        raise ValueError(f'{card["name"]} cannot be built with {_words(card["knobs"])}: {said}') from None
     finally:
         for h in on: h.remove()
 
 def _build(card): # lists of a card are tuples in a constructor
     bands = None if card['bands']=='any' else card['bands']
-    return build(card['name'], bands, card['ratio'], **{k: tuple(v) if isinstance(v, list) else v for k,v in card['knobs'].items()})
+    knobs = {k: tuple(v) if isinstance(v, list) else v for k,v in card['knobs'].items()}
+    return build(card['name'], bands, card['ratio'], **knobs)
 
 def _words(knobs): return shorten(', '.join(f'{k}={v}' for k,v in knobs.items()), 100) or 'no knobs'
 
@@ -142,8 +150,8 @@ def save_weights(
     "Write weights and card; a network that is not finite, or would not load again, is never written."
     file,state = Path(file),net.state_dict()
     bad = next((k for k,v in state.items() if not v.isfinite().all()), None)
-    if bad: raise ValueError(f'{file} is not written: {bad} of the network has NaN or infinite values; train it again, with a lower rate')
-    if why := _fault(card, file.stem): raise ValueError(f'{file} is not written: {why}')
+    why = f'{bad} has NaN or infinite values; train again, with a lower rate' if bad else _fault(card, file.stem)
+    if why: raise ValueError(f'{file} is not written: {why}')
     blob = save({k: _stored(v, half) for k,v in state.items()})
     facts = dict(sha256=hashlib.sha256(blob).hexdigest(), dtype='float16' if half else 'float32')
     if 'data' in card: facts['licence'] = licence_of_weights(card['data'])
@@ -173,7 +181,7 @@ def _put(file, blob):
     try:
         part.write_bytes(blob)
         os.replace(part, file)
-    except OSError as e: raise OSError(f'cannot write {file}: {e.strerror}; free some space or choose another folder') from None
+    except OSError as e: raise OSError(f'cannot write {file}: {e.strerror}; free some space or take another') from None
     finally: part.unlink(missing_ok=True)
 
 # %% ../nbs/weights.ipynb #5a28b83d
@@ -186,17 +194,20 @@ def load(
     try: size,when = file.stat().st_size,file.stat().st_mtime_ns
     except OSError as e: raise ValueError(f'{file} cannot be read ({e.strerror}): fetch it again') from None
     try: return _load(file, json.dumps({k: card.get(k) for k in (*needed, 'sha256')}), size, when), card
-    except (ValueError, SafetensorError, RuntimeError) as e: raise ValueError(f'{file} {str(e).splitlines()[0]}') from None
+    except (ValueError, SafetensorError) as e: raise ValueError(f'{file} {" ".join(str(e).split())}') from None
 
 @lru_cache(maxsize=8)
 def _load(file, said, size, when): # `said` are the settings of the card: another setting is another network
     card = json.loads(said)
     shapes = sized(card).state_dict()
-    if size>2**20+8*sum(v.numel() for v in shapes.values()): raise ValueError(f'is larger than {card["name"]} can be: fetch it again')
+    room = 2**20+8*sum(v.numel() for v in shapes.values())
+    if size>room: raise ValueError(f'is larger than {card["name"]} can be: fetch it again')
     blob = file.read_bytes()
-    if hashlib.sha256(blob).hexdigest()!=card['sha256']: raise ValueError('is not what its card describes: it is damaged or of another training; fetch both again')
+    if hashlib.sha256(blob).hexdigest()!=card['sha256']:
+        raise ValueError('is not what its card describes: it is damaged or of another training; fetch both again')
     state = {k: v.float() if v.is_floating_point() else v for k,v in read(blob).items()}
-    if any(not v.isfinite().all() for v in state.values()): raise ValueError('holds NaN or infinite values: it is of a training that broke; train it again')
+    if any(not v.isfinite().all() for v in state.values()):
+        raise ValueError('holds NaN or infinite values: it is of a training that broke; train it again')
     net = _build(card)
     try: net.load_state_dict(state)
     except RuntimeError as e: raise ValueError(f'does not fit {card["name"]}: {shorten(str(e), 300)}') from None
@@ -239,7 +250,7 @@ def digest(card:dict)->str: # eight digits
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 def label(name:str, bands:int, ratio:int=4, sensor=None)->str:
-    "What a table says about the weights behind a method: file, `digest`, and `+GSA/2` where it meets a stranger; `-` without."
+    "What a table says of the weights behind a method: file, `digest`, and `+GSA/2` where it meets a stranger; `-` without."
     f = file_of(name, bands, ratio)
     if f is None: return '-'
     card = card_of(f)

@@ -84,7 +84,8 @@ def _held(file, known, *made): # a file is what is known of it, or goes, with wh
     kind,_,digits = known.partition(':')
     if pooch.file_hash(file, kind)==digits: return
     for f in (file, *made): f.unlink(missing_ok=True)
-    raise ValueError(f'{file} was damaged (its {kind} is not {digits[:12]}...) and is removed: the next call fetches it anew')
+    said = f'{file} was damaged (its {kind} is not {digits[:12]}...) and is removed'
+    raise ValueError(f'{said}: the next call fetches it anew')
 
 def _download(e, folder, dst, progress=False):
     file,note = _paths(e, folder)
@@ -93,11 +94,14 @@ def _download(e, folder, dst, progress=False):
     pooch.get_logger().setLevel('WARNING') # else it advises, in three lines, what is done below
     try: pooch.retrieve(e['url'], known, file.name, folder, progressbar=progress)
     except ValueError:
-        other = 'was damaged on its way, or is another file now: try again' if _pin(e) else f'is no longer the file of the first time: delete {note} if you trust the new one'
-        raise ValueError(f'{said} {other} (the {known.partition(":")[0]} is not {known.partition(":")[2][:12]}...); nothing is kept') from None
+        kind,_,digits = known.partition(':')
+        other = f'is no longer the file of the first time: delete {note} if you trust the new one'
+        if _pin(e): other = 'was damaged on its way, or is another file now: try again'
+        raise ValueError(f'{said} {other} (its {kind} is not {digits[:12]}...); nothing is kept') from None
     except OSError as o:
-        if o.errno: raise OSError(f'cannot write {file}: {o.strerror}; free some space or choose another folder') from None
-        raise ConnectionError(f'{said} did not come ({type(o).__name__}): check the network, or put the file there by hand: {file}') from None
+        if o.errno: raise OSError(f'cannot write {file}: {o.strerror}; free some space or take another folder') from None
+        why = f'{said} did not come ({type(o).__name__})'
+        raise ConnectionError(f'{why}: check the network, or put the file there by hand: {file}') from None
     if not _pin(e) and not _first(note): note.write_text(f'{pooch.file_hash(file)}  {file.name}\n', 'utf-8')
     return file
 

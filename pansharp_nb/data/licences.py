@@ -11,13 +11,20 @@ from pathlib import Path
 
 # %% ../../nbs/data/licences.ipynb #9e9407e6
 # chkstyle: skip
-_free = {r'cc-?0(-1\.0)?|cc-zero(-1\.0)?': 'CC0-1.0', r'(us-)?public-domain(-mark)?(-1\.0)?|cc-mark-1\.0': 'public domain', r'pddl(-1\.0)?': 'PDDL-1.0', 'none-needed': 'none needed',
-    r'cc-by(-(?:[123]\.0|2\.5|4\.0))?': 'CC-BY', r'cc-by-sa(-(?:[123]\.0|2\.5|4\.0))?': 'CC-BY-SA', r'odc-by(-1\.0)?': 'ODC-By'}
-_long = {'creative commons': 'cc', 'attribution': 'by', 'share ?-?alike': 'sa', r'https?://creativecommons\.org/(licenses|publicdomain)/': 'cc ', r'/?(deed\.en)?$': '',
+_free = {
+    r'cc-?0(-1\.0)?|cc-zero(-1\.0)?': 'CC0-1.0',
+    r'(us-)?public-domain(-mark)?(-1\.0)?|cc-mark-1\.0': 'public domain',
+    r'pddl(-1\.0)?': 'PDDL-1.0',
+    r'none-needed': 'none needed',
+    r'cc-by(-(?:[1234]\.0|2\.5))?': 'CC-BY',
+    r'cc-by-sa(-(?:[1234]\.0|2\.5))?': 'CC-BY-SA',
+    r'odc-by(-1\.0)?': 'ODC-By'}
+_long = {'creative commons': 'cc', 'attribution': 'by', 'share ?-?alike': 'sa',
+    r'https?://creativecommons\.org/(licenses|publicdomain)/': 'cc ', r'/?(deed\.en)?$': '',
     r'\b(licen[cs]e|international|universal|generic|unported)\b': ' '}
 
 def spdx(
-    name:str # such as `CC BY-SA 4.0`, `cc-0`, `Creative Commons Attribution 4.0 International`, an address of creativecommons.org
+    name:str # such as `CC BY-SA 4.0`, `cc-0`, `Creative Commons Attribution 4.0`, an address of creativecommons.org
 )->str:      # empty for a licence that is not on the list
     "The short name of a free licence."
     t = unicodedata.normalize('NFKC', name).casefold().strip()
@@ -30,14 +37,16 @@ def spdx(
 # %% ../../nbs/data/licences.ipynb #35bae310
 _what = r'(?:(?:landsat|naip|spacenet|sentinel)(?:-\d)?(?: data)?(?: is| are)? )?'
 _who = r'(?: \((?:usgs|usda|nasa|noaa|esa|maxar/spacenet|data/readme\.md)\))?'
-_beside = r'no licen[cs]e file in repo|repo (?:mit|apache-2\.0|bsd-[23]-clause)(?: \(c\) \w+)?|mit \(bundled license\)' # speaks of the code
+_code = r'(?:mit|apache-2\.0|bsd-[23]-clause)'
+_beside = rf'no licen[cs]e file in repo|repo {_code}(?: \(c\) \w+)?|{_code} \(bundled licen[cs]e\)' # speaks of the code
 
 def granted(
     licence:str # the attribute of a scene
 )->tuple:       # SPDX names of the free licences in it; empty if any word of it is not understood
     "Under which free licences a scene is."
     parts = [p.strip() for p in re.split(r'[;\n]', licence.casefold()) if p.strip()]
-    names = [spdx(m[1]) for p in parts if not re.fullmatch(_beside, p) for m in [re.fullmatch(f'{_what}(.+?){_who}', p)]]
+    data = [p for p in parts if not re.fullmatch(_beside, p)]
+    names = [spdx(re.fullmatch(f'{_what}(.+?){_who}', p)[1]) for p in data]
     return tuple(names) if all(names) else ()
 
 # %% ../../nbs/data/licences.ipynb #41417d0f
