@@ -3,10 +3,10 @@
     import closure
     closure.only(['pansharp-nb[train]'])   # from here on, whatever else is installed cannot be imported
 
-No environment is made: what is installed here is asked for its own requirements (`Requires-Dist`), down to the last, and the
-rest is hidden from `import`, from `importlib.util.find_spec` and from `importlib.metadata`. Call it in a process of its own, before
-what is to be tested is imported; a later call replaces an earlier one.
-Requirements on `pansharp-nb` itself are read from `pyproject.toml`, so that what is tested is what is written there now.
+No environment is made: what is installed here is asked for its own requirements (`Requires-Dist`), down to the last,
+and the rest is hidden from `import`, `importlib.util.find_spec` and `importlib.metadata`. Call it in a process of its
+own, before what is to be tested is imported; a later call replaces an earlier one. Requirements on `pansharp-nb` itself
+are read from `pyproject.toml`, so that what is tested is what is written there now.
 """
 import re, sys, tomllib
 from functools import cache

@@ -393,7 +393,8 @@ def test_a_server_without_a_key(fake, ds):
     assert 'Authorization' not in s.seen[0][2]
     with pytest.raises(ValueError, match='wants a key'): p.describe(*P.view(ds))
 
-@pytest.mark.parametrize('url', ['host/v1', 'file:///etc/passwd', 'ftp://host/v1', 'http://user:pw@host/v1', 'https://host/v1?key=pw', 'http://', 'http://a b/v1', 'http://host:pw/v1', 'http://host:99999/v1', 'http://a..b/v1', 'http://[::1/v1', 'data:,x', 'HTTP:/host'])
+@pytest.mark.parametrize('url', ['host/v1', 'file:///etc/passwd', 'ftp://host/v1', 'http://user:pw@host/v1', 'data:,x', 'http://',
+    'https://host/v1?key=pw', 'http://a b/v1', 'http://host:pw/v1', 'http://host:99999/v1', 'http://a..b/v1', 'http://[::1/v1', 'HTTP:/host'])
 def test_addresses_that_are_refused(url):
     with pytest.raises(ValueError) as e: P.OpenAIChatProvider(url, 'm')
     assert 'pw' not in str(e.value)

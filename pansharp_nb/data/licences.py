@@ -6,7 +6,7 @@
 __all__ = ['spdx', 'granted', 'licence_of', 'licence_of_weights']
 
 # %% ../../nbs/data/licences.ipynb #48a7d89b
-import re, unicodedata, xarray as xr
+import h5py, re, unicodedata
 from pathlib import Path
 
 # %% ../../nbs/data/licences.ipynb #9e9407e6
@@ -57,7 +57,8 @@ def licence_of(
     seen,f = set(),Path(file)
     while f not in seen and f.is_file():
         seen.add(f)
-        with xr.open_dataset(f, engine='h5netcdf') as d: said = str(d.attrs.get('licence') or 'not stated')
+        with h5py.File(f) as d: said = d.attrs.get('licence', 'not stated')
+        said = said.decode('utf-8', 'replace') if isinstance(said, bytes) else str(said)
         other = re.fullmatch(r'as ([\w.-]+)', said)
         if other is None: return said
         f = f.with_name(f'{other[1]}.nc')
