@@ -48,7 +48,8 @@ def file_of(
 def _say_own(own, ours):
     def ships(n): return (ours/n).exists() or (ours/re.sub(r'-\d+b-', '-any-', n)).exists()
     over = [f.stem for f in sorted(own.glob('*.safetensors')) if ships(f.name)]
-    say_once(f'weights in {own} go before those that ship: {", ".join(over)}')
+    near = os.path.relpath(own) if own.drive==Path.cwd().drive else own # a report may repeat it: no names of this machine
+    say_once(f'files in {near} go before the weights that ship: {", ".join(over)}')
 
 # %% ../nbs/weights.ipynb #87255028
 def listing()->pd.DataFrame: # one row a file: `name, bands, ratio, mb, steps, minutes, scaling, recipe, sha256`

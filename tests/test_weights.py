@@ -235,7 +235,7 @@ def test_what_goes_before_the_shipped_is_said_once(mine, recwarn):
     for _ in range(3): assert weights.file_of('DiCNN1', 4).parent==mine
     weights.file_of('PanNet', 4)
     weights.label('DiCNN1', 4)
-    assert [str(w.message) for w in recwarn]==[f'weights in {mine} go before those that ship: DiCNN1-4b-r4']
+    assert [str(w.message) for w in recwarn]==['files in weights go before the weights that ship: DiCNN1-4b-r4']
 
 def test_weights_of_a_stranger_are_not_taken(mine, recwarn, monkeypatch):
     monkeypatch.setattr(settings, '_users', lambda: {mine.stat().st_uid+1})
