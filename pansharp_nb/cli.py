@@ -46,7 +46,11 @@ Convention = Enum('Convention', dict(toolbox='toolbox', uncut='uncut', premix='p
 
 def _call(fn, *args, **kw): # a bad argument value is a wrong call, not a failed run
     try: return fn(*args, **kw)
-    except (ValueError, OSError) as e: raise typer.BadParameter(str(e)) from None
+    except ValueError as e: raise typer.BadParameter(str(e)) from None
+
+def _place(*args, **kw): # so is a place that cannot be written
+    try: return target(*args, **kw)
+    except OSError as e: raise typer.BadParameter(str(e)) from None
 
 # %% ../nbs/cli.ipynb #1444e0c5
 def _scenes(paths, sample, failed, **how): # open them all; those that fail are named and counted
@@ -98,7 +102,7 @@ def score(
     asked = methods if methods=='all' else _call(scoring.names, methods)
     if sensor: _call(as_sensor, sensor)
     _here(scenes, pan)
-    if out: _call(target, out, [*scenes, *filter(None, [pan])])
+    if out: _place(out, [*scenes, *filter(None, [pan])])
     frames,failed = [],[]
     try:
         for ds in _bar(_scenes(scenes, sample, failed, sensor=sensor, pan=pan, **({'bits': bits} if bits else {})), len(scenes)):
@@ -187,10 +191,16 @@ def _pairs(args, source): # ['-p', 'seed', '1', ...] -> parameters the notebook 
     return {n: value(v) for _,n,v in triples}
 
 # %% ../nbs/cli.ipynb #089a17f8
+def _clone(): # the folder whose notebooks run: the user's own, or nobody's
+    from pansharp_nb.settings import root, stranger
+    why = stranger(root()/'nbs') if (root()/'nbs').exists() else ''
+    if why: raise RuntimeError(f'{root()}/nbs is not run: {why}; go into a clone of your own, or name it: PANSHARP_NB_ROOT={root()}')
+    return root()
+
 def _source(name): # nbs/tables/table1.ipynb for `table1`
-    from pansharp_nb.settings import root
-    found = {p.stem: p for kind in ('tables', 'figures') for p in sorted((root()/'nbs'/kind).glob('*.ipynb'))}
-    if not found: raise ValueError(f'no nbs/tables below {root()}: reports run inside a clone of pansharp_nb')
+    root = _clone()
+    found = {p.stem: p for kind in ('tables', 'figures') for p in sorted((root/'nbs'/kind).glob('*.ipynb'))}
+    if not found: raise ValueError(f'no nbs/tables below {root}: reports run inside a clone of pansharp_nb')
     if name not in found: raise typer.BadParameter(f'no report {name!r}: choose {", ".join(found)}')
     return found[name]
 
@@ -202,7 +212,7 @@ except Exception as e: sys.exit(f'{getattr(e, "ename", type(e).__name__)}: {" ".
 _reports = Option('--reports', help='folder to write to; default reports, or PANSHARP_NB_REPORTS')
 
 def _elsewhere(folder): # reports go there, in this process and its children
-    if folder: os.environ['PANSHARP_NB_REPORTS'] = str(_call(target, folder, folder=True).resolve())
+    if folder: os.environ['PANSHARP_NB_REPORTS'] = str(_place(folder, folder=True).resolve())
 
 @app.command(context_settings=dict(allow_extra_args=True, ignore_unknown_options=True))
 def run(ctx:typer.Context, name:Annotated[str, Argument(help='table1, table2, ...; then -p NAME VALUE for each parameter')],
@@ -233,15 +243,15 @@ def every(ctx:typer.Context,
     reports:Annotated[Path, _reports]=None):
     "Make every table and figure that is not up to date. It executes nbs/ of the clone you stand in."
     import importlib.util
-    from pansharp_nb.settings import root
+    root = _clone()
     if importlib.util.find_spec('snakemake') is None: raise RuntimeError('all needs snakemake: pip install "pansharp_nb[repro]"')
-    if not (root()/'nbs'/'Snakefile').exists(): raise ValueError(f'no nbs/Snakefile below {root()}: reports run inside a clone of pansharp_nb')
+    if not (root/'nbs'/'Snakefile').exists(): raise ValueError(f'no nbs/Snakefile below {root}: reports run inside a clone of pansharp_nb')
     _elsewhere(reports)
     plan = ['-s', 'nbs/Snakefile', '-c', str(cores), '--nolock', '--rerun-incomplete', *['-k']*keep_going, *ctx.args, '--config', f'profile={profile.value}']
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get('PATH', '')])
     env = dict(OMP_NUM_THREADS=str(max(1, os.cpu_count()//cores))) | os.environ | dict(PATH=path)
     try:
-        with owned(root()/'.snakemake', 'another run of all'): code = child([sys.executable, '-m', 'snakemake', *plan], root(), env)
+        with owned(root/'.snakemake', 'another run of all'): code = child([sys.executable, '-m', 'snakemake', *plan], root, env)
     except Stopped as e:
         e.hint = 'the same call goes on where it stopped'
         raise
@@ -253,7 +263,7 @@ def data_list(as_json:Annotated[bool, Option('--json', help='a list of objects')
     "List the scenes that can be had, with size and licence."
     from pansharp_nb.data.fetch import listing
     df = listing()
-    short = df.reset_index()[['name', 'how', 'sensor', 'licence', 'here']]
+    short = df.reset_index()[['name', 'how', 'sensor', 'licence', 'check', 'here']]
     typer.echo(df.reset_index().to_json(orient='records', indent=1) if as_json else short.to_string(index=False))
 
 @data_app.command('get')
@@ -295,7 +305,7 @@ def prompts_build(
     try: who,bert = _provider(provider.value, source, url, key_env), encoder and prompts.BertEmbedder(encoder)
     except (ValueError, FileNotFoundError) as e: raise typer.BadParameter(str(e)) from None
     _here(scenes, pan)
-    cache,failed,names = _call(target, out or data_dir()/'prompts', folder=True),[],[]
+    cache,failed,names = _place(out or data_dir()/'prompts', folder=True),[],[]
     def shown():
         for ds in _bar(_scenes(scenes, None, failed, sensor=sensor, pan=pan), len(scenes)):
             names.append(ds.name)

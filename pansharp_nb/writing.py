@@ -27,7 +27,9 @@ def whole(
         if part!=to: _settle(part, to)
     except OSError as e:
         if e.filename is None and e.errno is None: raise # it has its words already
-        raise OSError(e.errno, f'cannot write {path}: {e.strerror or e}; {_way_out(e.errno)}') from None
+        said = OSError(f'cannot write {path}: {e.strerror or e}; {_way_out(e.errno)}')
+        said.errno = e.errno
+        raise said from None
     finally:
         if part!=to: part.unlink(missing_ok=True)
 

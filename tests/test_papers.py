@@ -18,7 +18,7 @@ def plain(t): return re.sub(r'[^a-z0-9.]+', '', re.sub(r'<\/?\w+>', '', t).lower
 @pytest.fixture(scope='module')
 def texts():
     if not seeds.is_dir(): pytest.skip('the papers\' texts are not here')
-    return ' '.join(p.read_text() for p in sorted(seeds.glob('*.txt')))
+    return ' '.join(p.read_text('utf-8') for p in sorted(seeds.glob('*.txt')))
 
 # rows x columns of each printed table: methods or variants, metrics
 sizes = {('PreMix', '1', s): (15, 4) for s in ('GF1', 'WV2', 'IKONOS')} | {('PreMix', '2', s): (15, 3) for s in ('GF1', 'WV2', 'IKONOS')}
@@ -162,4 +162,4 @@ def test_text_reaches_the_network():
 def test_front_page_is_the_scorecard():
     "README's table is the committed scorecard's."
     f = root/'reports'/'tables'/'scorecard.csv'
-    assert claims.front(pd.read_csv(f)) in (root/'README.md').read_text()
+    assert claims.front(pd.read_csv(f)) in (root/'README.md').read_text('utf-8')

@@ -102,7 +102,7 @@ slow = 'import pathlib, time, os\npathlib.Path("began").write_text(str(os.getpid
 def alive(pid):
     try: os.kill(pid, 0)
     except ProcessLookupError: return False
-    return 'Z' not in Path(f'/proc/{pid}/stat').read_text().split(')')[-1] if Path(f'/proc/{pid}/stat').exists() else True
+    return 'Z' not in Path(f'/proc/{pid}/stat').read_text("utf-8").split(')')[-1] if Path(f'/proc/{pid}/stat').exists() else True
 
 @posix
 @pytest.mark.parametrize('command,how', [('all', signal.SIGTERM), ('all', signal.SIGINT), ('run', signal.SIGTERM)], ids=lambda x: getattr(x, 'name', x))
