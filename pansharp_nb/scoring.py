@@ -138,11 +138,11 @@ class Notes(dict):
             who = 'all methods' if len(who)==n and n>1 and line not in _bounds else ', '.join(dict.fromkeys(who))
             warnings.warn(f'{scene}: {line} ({who})', stacklevel=3)
 
-_bounds = 'quotients out of bounds, which a guard would keep','quotients kept in bounds'
+_bounds = 'division by nearly nothing, which a guard would bound','division by nearly nothing, bounded'
 
 def _wild(ratios): # share of pixels and largest factor, where they matter
     bad,n,top = (f(v) for f,v in zip((sum, sum, max), zip(*ratios))) if ratios else (0, 1, 0)
-    if bad>.001*n or top>30: return f'at {bad/n:.2%} of the pixels, up to {top:.2g}'
+    if bad>.001*n or top>30: return f'at {bad/n:.2%} of the pixels, factors up to {top:.2g}'
 
 # %% ../nbs/scoring.ipynb #768a5c3c
 def score(

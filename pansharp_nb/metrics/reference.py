@@ -42,6 +42,11 @@ def _finite(who, images):
     bad = ' and '.join(n for n,z in images if not z.isfinite().all())
     if bad: raise ValueError(f'{who}: NaN or infinity in {bad}: fill or crop it first')
 
+def _explain(who, images): # a score that is not finite
+    _finite(who, images)
+    if 'psnr' not in who: warnings.warn(f'{who} is infinite: the reference has mean 0', stacklevel=3)
+
+# %% ../../nbs/metrics/reference.ipynb #db243975
 def _floating(images): # all in the type that `x` asks for
     x = dict(images).get('x', images[0][1])
     half = x.dtype in (torch.float16, torch.bfloat16)
@@ -62,7 +67,7 @@ def metric(
         ready = iter(_floating(images) if images else ())
         args = [next(ready) if is_image(n, v) else v for n,v in named(args)]
         out = f(*args, **{n: next(ready) if is_image(n, v) else v for n,v in kw.items()})
-        if isinstance(out, Tensor) and not out.requires_grad and not out.isfinite().all(): _finite(f.__name__, images)
+        if isinstance(out, Tensor) and not out.requires_grad and not out.isfinite().all(): _explain(f.__name__, images)
         return out
     return door
 
@@ -137,13 +142,13 @@ def rmse(x:Tensor, y:Tensor)->Tensor:
     "Root of the mean squared error over all pixels and bands."
     return _sqrt(_mse(x, y).mean(1))
 
-def _off(e, m): return (m.abs()<=1e-6*e.sqrt()) & (e>0) # an error with no mean to be relative to
+def _off(e, m): return m.detach().abs()<=1e-6*e.detach().sqrt() # an error with no mean to be relative to
 
 @metric
 def rase(x:Tensor, y:Tensor)->Tensor:
     "Relative average spectral error, percent of the mean of `y`."
     e,m = _mse(x, y).mean(1),y.mean((1, 2, 3))
-    return 100*(_sqrt(e)/m.where(e>0, 1)).where(~_off(e, m), torch.inf)
+    return 100*(_sqrt(e)/m.where(e>0, 1)).where(~_off(e, m) | (e==0), torch.inf)
 
 # %% ../../nbs/metrics/reference.ipynb #981f5115
 @metric
@@ -155,11 +160,11 @@ def ergas(
     "Relative dimensionless global error (Wald 2002)."
     e,m = _mse(x, y),y.mean((2, 3))
     off = _off(e, m)
-    all_off = off.all(1)
-    gone = (off & ~all_off[:, None]).any(0).nonzero().flatten().tolist()
+    none = off.all(1) & (e>0).any(1)
+    gone = (off & ~off.all(1, keepdim=True)).any(0).nonzero().flatten().tolist()
     if gone: warnings.warn(f'ERGAS leaves band {", ".join(str(i+1) for i in gone)} out: black in the reference', stacklevel=3)
-    e = (e/m.square().where((e>0) & ~off, 1)).where(~off, 0).sum(1)/(~off).sum(1).clamp(min=1)
-    return 100/r*_sqrt(e).where(~all_off, torch.inf)
+    e = (e/m.square().where(~off, 1)).where(~off, 0).sum(1)/(~off).sum(1).clamp(min=1)
+    return 100/r*_sqrt(e).where(~none, torch.inf)
 
 # %% ../../nbs/metrics/reference.ipynb #554fe3cd
 def _unit(z):
@@ -195,7 +200,7 @@ def cc(
     m = [z.mean((2, 3), keepdim=True) for z in (x, y)]
     s = tiles(f, x, y, *(v.expand_as(x) for v in m))
     least = [x[0, 0].numel()*(16*torch.finfo(x.dtype).eps*v[..., 0, 0]).square() for v in m]
-    return _corr(s.where(s.abs()>torch.stack([0*least[0], *least], -1), 0)).mean(1)
+    return _corr(s.where(~(s.abs()<=torch.stack([0*least[0], *least], -1)), 0)).mean(1)
 
 # %% ../../nbs/metrics/reference.ipynb #9a4b3f80
 def _sobel(z): # gradient magnitude, one ring smaller
@@ -437,7 +442,7 @@ def _told(scores): # without those that have no finite value
     for k,v in scores.items():
         off = ~v.isfinite()
         perfect = k=='PSNR' and (v[off]>0).all()
-        black = 'the reference is black' if k in ('ERGAS', 'RASE') else 'it has no finite value here'
+        black = 'the reference has mean 0' if k in ('ERGAS', 'RASE') else 'it has no finite value here'
         if off.all() and not perfect: warnings.warn(f'{k} left out: {black}', stacklevel=4)
         else: out[k] = v
         if off.any() and k in out:
@@ -459,9 +464,9 @@ def reference_metrics(
     x,y = _cropped(x, y, protocol)
     peak,unit,px = _peak(peak, y),per_unit(y),protocol=='premix'
     if px: x,y = x.clamp(0, peak),y.clamp(0, peak)
-    a = sam(x, y)
-    one = dict(Q2n=q2n(x, y, unit=unit), Qavg=qavg(x, y), SAM=a.deg2rad() if px else a, ERGAS=ergas(x, y, r), SCC=scc(x, y))
-    two = dict(PSNR=psnr(x, y, peak), SSIM=ssim(x, y, peak, px), CC=cc(x, y), RMSE=rmse(x, y), RASE=rase(x, y))
+    a,bare = sam(x, y),inspect.unwrap
+    one = dict(Q2n=q2n(x, y, unit=unit), Qavg=qavg(x, y), SAM=a.deg2rad() if px else a, ERGAS=bare(ergas)(x, y, r), SCC=scc(x, y))
+    two = dict(PSNR=psnr(x, y, peak), SSIM=ssim(x, y, peak, px), CC=cc(x, y), RMSE=rmse(x, y), RASE=bare(rase)(x, y))
     if x.shape[1]==1:
         warnings.warn('SAM left out: one band has no angle', stacklevel=3)
         del one['SAM']
