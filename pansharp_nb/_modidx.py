@@ -822,6 +822,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'pansharp_nb/metrics/reference.py'),
                                                'pansharp_nb.metrics.reference._explain': ( 'metrics/reference.html#_explain',
                                                                                            'pansharp_nb/metrics/reference.py'),
+                                               'pansharp_nb.metrics.reference._faint': ( 'metrics/reference.html#_faint',
+                                                                                         'pansharp_nb/metrics/reference.py'),
                                                'pansharp_nb.metrics.reference._finite': ( 'metrics/reference.html#_finite',
                                                                                           'pansharp_nb/metrics/reference.py'),
                                                'pansharp_nb.metrics.reference._floating': ( 'metrics/reference.html#_floating',

@@ -12,7 +12,7 @@ from ..data.degrade import decimate, imresize, interp23tap, mtf, mtf_filter, rat
 from ..data.sensors import sensor as as_sensor
 from ..data.units import per_unit
 from .reference import block_stats, metric, q_index, q2n, tiles, uqi_sliding
-from .reference import _finite, _told
+from .reference import _faint, _finite, _told
 
 # %% ../../nbs/metrics/noreference.ipynb #2f4bbb64
 def _fit(z, n): # crop to a multiple of n
@@ -151,7 +151,7 @@ def d_s_r(
     w = torch.linalg.pinv(s[:, :-1, :-1], hermitian=True) @ s[:, :-1, -1:]
     w = torch.cat([-w, torch.ones_like(w[:, :1])], 1)
     rest,p = (w.mT @ c @ w)[:, 0, 0].clamp(min=0),c[:, -1, -1]
-    flat = p<=(16*torch.finfo(x.dtype).eps*m[:, -1]).square()
+    flat = p<=_faint(m[:, -1].to(x))
     return (rest/p.where(~flat, 1)).where(~flat, 0).to(x)
 
 # %% ../../nbs/metrics/noreference.ipynb #3c3a70d4

@@ -113,6 +113,10 @@ def _corr(s): # (..., 3): sums of ab, aa, bb
     d = _sqrt(aa)*_sqrt(bb)
     return (ab/d.where(d!=0, 1)).where(d!=0, (aa==bb).to(s))
 
+# %% ../../nbs/metrics/reference.ipynb #9eba31ee
+def _faint(m): # variance around the mean `m` that is none
+    return (max(1e-6, 16*torch.finfo(m.dtype).eps)*m.detach()).square()
+
 # %% ../../nbs/metrics/reference.ipynb #64d2264b
 def _mse(x, y): return tiles(lambda x,y: (x-y).square().sum((2, 3)), x, y)/x[0, 0].numel()
 
@@ -199,7 +203,7 @@ def cc(
         return torch.stack([(p*q).sum((2, 3)) for p,q in ((a, b), (a, a), (b, b))], -1)
     m = [z.mean((2, 3), keepdim=True) for z in (x, y)]
     s = tiles(f, x, y, *(v.expand_as(x) for v in m))
-    least = [x[0, 0].numel()*(16*torch.finfo(x.dtype).eps*v[..., 0, 0]).square() for v in m]
+    least = [x[0, 0].numel()*_faint(v[..., 0, 0]) for v in m]
     return _corr(s.where(~(s.abs()<=torch.stack([0*least[0], *least], -1)), 0)).mean(1)
 
 # %% ../../nbs/metrics/reference.ipynb #9a4b3f80
@@ -281,7 +285,8 @@ def ssim(
 # %% ../../nbs/metrics/reference.ipynb #56b609b3
 def q_index(mx, my, vx, vy, c):
     "Universal quality index from means, variances and covariance."
-    e = _tiny(c)
+    e,x,y = _tiny(c),vx.detach()<=_faint(mx),vy.detach()<=_faint(my)
+    vx,vy,c = vx.masked_fill(x, 0),vy.masked_fill(y, 0),c.masked_fill(x | y, 0)
     return 4*((c+e)/(vx+vy+2*e))*((mx*my+e)/(mx*mx+my*my+2*e))
 
 # %% ../../nbs/metrics/reference.ipynb #25a1cb15
@@ -303,7 +308,7 @@ def _dense(*z, pairs, n): # pairs of slices of the planes; n side of the window
     z -= c
     s,a = _box(z, n),_box(z*z, n)
     v = torch.addcmul(a, s, s, value=-1/N)
-    flat = v.detach()<=8*torch.finfo(z.dtype).eps*a.detach()
+    flat = v.detach()<=torch.add(N*_faint(c), a.detach(), alpha=8*torch.finfo(z.dtype).eps)
     some = flat.any()
     v = (v.masked_fill(flat, 0) if some else v).add_(e)
     m = torch.add(c, s, alpha=1/N)
@@ -404,7 +409,8 @@ def _q2n(m, v, c, N, one=1): # `one` digital number
     return bias*(2*q.norm(dim=-1)/s.where(s>0, 1)).where(s>0, 1)
 
 # %% ../../nbs/metrics/reference.ipynb #dc80f6ae
-def _uint16(x, unit=1):
+def _uint16(x, unit=1): # unit 0: the range only
+    if unit==0: return x.clamp_(min=0)
     if not x.sum().isfinite(): x.fill_(torch.nan)
     return (x if unit==1 else x.mul_(unit)).add_(.5-torch.finfo(x.dtype).eps/4).floor_().clamp_(0, 65535)
 
@@ -414,7 +420,7 @@ def q2n(
     y:Tensor,            # reference, same shape
     block:int=32,        # side of a block
     rounding:bool=True,  # cast both to 16-bit integers as the toolbox does
-    unit:int=None        # digital numbers in one unit, 0 for none: then nothing is rounded; default `per_unit(y)`
+    unit:int=None        # digital numbers in one unit, 0: nobody knows, so only negatives are cast; default `per_unit(y)`
 )->Tensor:               # `(B,)`, 0 to 1, not symmetric in `x` and `y`
     "Q2n: Q4, Q8, ... (Garzelli and Nencini 2009)."
     if block<2: raise ValueError(f'q2n: a block of {block} px: take 2 or more')
@@ -423,7 +429,7 @@ def q2n(
     for dim in (-2, -1):
         n = -x.shape[dim]%block
         if n: x,y = (pad(z, (0, n), dim, 'symmetric') for z in (x, y))
-    s = block_stats(x, y, block=block, cross=True, f=partial(_uint16, unit=unit) if rounding and unit else None)
+    s = block_stats(x, y, block=block, cross=True, f=partial(_uint16, unit=unit) if rounding else None)
     return _q2n(*s, block**2, 1 if unit else 1/2047).mean(1)
 
 # %% ../../nbs/metrics/reference.ipynb #c51df907
