@@ -402,7 +402,7 @@ def bad_inputs():
         other_batch=(x, y[:1], pan[:1], ms[:1]), booleans=[v>100 for v in z], complex_numbers=[v.to(torch.complex64) for v in z], all_nan=[v*math.nan for v in z],
         one_nan=[spoil(v, math.nan) for v in z], infinite=[spoil(v, math.inf) for v in z], minus_infinite=[spoil(v, -math.inf) for v in z]).items()
 
-blind = dict(other_bands='ag uqi_blocks uqi_sliding', other_size='ag coarse_pan d_lambda d_lambda,_sliding d_lambda,_whole', other_batch='ag coarse_pan')
+blind = dict(other_bands='ag uqi_blocks uqi_sliding', other_size='ag coarse_pan d_lambda d_lambda,_sliding d_lambda,_whole', other_batch='ag coarse_pan', minus_infinite='q2n')
 
 @pytest.mark.parametrize('what,z', bad_inputs(), ids=lambda v: v if isinstance(v, str) else '')
 def test_wrong_input_is_one_line(what, z):

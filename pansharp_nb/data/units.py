@@ -19,5 +19,5 @@ def per_unit(
 )->int:            # 1: digital numbers; 2047: such divided by 2047; 0: fractions of which nobody can tell
     "How many digital numbers make one unit: whatever goes beyond 2 counts as digital numbers."
     images = [z for z in images if z.numel()]
-    if any(z[..., ::8, ::8].amax()>2 for z in images) or any(z.amax()>2 for z in images): return 1
+    if any(z[..., ::32, ::32].amax()>2 for z in images) or any(z.amax()>2 for z in images): return 1
     return next((n for z in images for n in _spans if _fits(z.double(), n)), 0)

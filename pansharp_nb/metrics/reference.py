@@ -308,8 +308,9 @@ def _dense(*z, pairs, n): # pairs of slices of the planes; n side of the window
     z -= c
     s,a = _box(z, n),_box(z*z, n)
     v = torch.addcmul(a, s, s, value=-1/N)
-    flat = v.detach()<=torch.add(N*_faint(c), a.detach(), alpha=8*torch.finfo(z.dtype).eps)
-    some = flat.any()
+    few,faint = 8*torch.finfo(z.dtype).eps,N*_faint(c)
+    some = v.detach().amin()<=few*a.detach().amax()+faint.amax()
+    flat = v.detach()<=torch.add(faint, a.detach(), alpha=few) if some else None
     v = (v.masked_fill(flat, 0) if some else v).add_(e)
     m = torch.add(c, s, alpha=1/N)
     m2 = torch.addcmul(e, m, m)
@@ -409,10 +410,10 @@ def _q2n(m, v, c, N, one=1): # `one` digital number
     return bias*(2*q.norm(dim=-1)/s.where(s>0, 1)).where(s>0, 1)
 
 # %% ../../nbs/metrics/reference.ipynb #dc80f6ae
-def _uint16(x, unit=1): # unit 0: the range only
+def _uint16(x, unit=1, most=65535): # unit 0: the range only
     if unit==0: return x.clamp_(min=0)
-    if not x.sum().isfinite(): x.fill_(torch.nan)
-    return (x if unit==1 else x.mul_(unit)).add_(.5-torch.finfo(x.dtype).eps/4).floor_().clamp_(0, 65535)
+    if most and not x.sum().isfinite(): x.fill_(torch.nan)
+    return (x if unit==1 else x.mul_(unit)).add_(.5-torch.finfo(x.dtype).eps/4).floor_().clamp_(0, most)
 
 @metric
 def q2n(
@@ -429,7 +430,9 @@ def q2n(
     for dim in (-2, -1):
         n = -x.shape[dim]%block
         if n: x,y = (pad(z, (0, n), dim, 'symmetric') for z in (x, y))
-    s = block_stats(x, y, block=block, cross=True, f=partial(_uint16, unit=unit) if rounding else None)
+    def stats(**kw): return block_stats(x, y, block=block, cross=True, f=partial(_uint16, unit=unit, **kw) if rounding else None)
+    s = stats(most=None)
+    if rounding and ((s[1]*block**2).sqrt()+s[0]).amax()>65535: s = stats()
     return _q2n(*s, block**2, 1 if unit else 1/2047).mean(1)
 
 # %% ../../nbs/metrics/reference.ipynb #c51df907
