@@ -57,7 +57,9 @@ def mean(x:Tensor)->Tensor: # `(B, C, H, W)` -> `(B, C, 1, 1)`
 def std(x:Tensor)->Tensor: # `(B, C, H, W)` -> `(B, C, 1, 1)`
     "Standard deviation of each band, N-1."
     d = torch.linalg.vector_norm(x-mean(x), dim=-1, keepdim=True)
-    return (d.square().sum(-2, keepdim=True)/(x.shape[-2]*x.shape[-1]-1)).sqrt()
+    return (d.square().sum(-2, keepdim=True)/_dof(x)).sqrt()
+
+def _dof(x): return max(x.shape[-2]*x.shape[-1]-1, 1)
 
 # %% ../../nbs/classical/injection.ipynb #2439c326
 def cov(
@@ -65,7 +67,7 @@ def cov(
     y:Tensor  # the same, or one band against many
 )->Tensor:    # `(B, C, 1, 1)`
     "Covariance of bands, N-1."
-    return ((x-mean(x))*(y-mean(y))).sum((-2, -1), keepdim=True)/(x.shape[-2]*x.shape[-1]-1)
+    return ((x-mean(x))*(y-mean(y))).sum((-2, -1), keepdim=True)/_dof(x)
 
 # %% ../../nbs/classical/injection.ipynb #39e8c1a9
 def is_flat(x:Tensor)->Tensor: # `(B, C, H, W)` -> booleans `(B, C, 1, 1)`

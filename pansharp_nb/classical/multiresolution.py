@@ -273,6 +273,7 @@ def blur(
     "Blur between PAN and the bands, estimated in float64 (Vivone et al., IEEE TGRS 2015)."
     P,M = (z.double() if unit==1 else z.double()*unit for z in (pan, M))
     t = min(max(25, 3*r)//2, (min(P.shape[-2:])-1)//2)
+    if t<1: raise ValueError(f'a blur takes 3 x 3 px: PAN has {P.shape[-2]} x {P.shape[-1]}, take another method')
     low = lp_wavelet(P, r)
     for _ in range(steps):
         P = edgetaper(P, t)
