@@ -17,7 +17,8 @@ from .classical import multiresolution, substitution, variational
 from .classical.injection import watched
 from .data.degrade import wald
 from .data.patches import parts, sources
-from .data.scenes import as_scene, crop, nbu_split, open_scene, samples, scene_sensor, to_tensors, trim_nodata
+from .data.scenes import as_scene, crop, nbu_split, open_scene, samples
+from .data.scenes import scene_sensor, to_tensors, trim_nodata
 from .data.sensors import sensor as as_sensor
 from .data.synthetic import made_up
 from .data.units import per_unit
@@ -130,7 +131,9 @@ class Notes(dict):
         with warnings.catch_warnings(record=True) as said, watched() as ratios:
             warnings.simplefilter('always')
             yield
-        for w in said: self.setdefault(str(w.message), []).append(m)
+        for w in said:
+            if w.category is UserWarning: self.setdefault(str(w.message).split('\n')[0], []).append(m)
+            else: warnings.warn_explicit(w.message, w.category, w.filename, w.lineno)
         if line := _wild(ratios): self.setdefault(_bounds[guard], []).append(f'{m} {line}')
 
     def told(self, scene, n):
@@ -143,6 +146,14 @@ _bounds = 'division by nearly nothing, which a guard would bound','division by n
 def _wild(ratios): # share of pixels and largest factor, where they matter
     bad,n,top = (f(v) for f,v in zip((sum, sum, max), zip(*ratios))) if ratios else (0, 1, 0)
     if bad>.001*n or top>30: return f'at {bad/n:.2%} of the pixels, factors up to {top:.2g}'
+
+# %% ../nbs/scoring.ipynb #aa9f0577
+def _run(m, ms, pan, ref, s, convention, guard, keep):
+    x = _finite(method(m, guard)(ms, pan, s))
+    if keep is not None: keep[m] = x[0]
+    w = weights.label(m, ms.shape[1], pan.shape[-1]//ms.shape[-1], s) if m in networks.networks else '-'
+    if guard and divides(m): w = 'guarded'
+    return [dict(method=m, metric=k, value=v, weights=w) for k,v in judge(x, ms, pan, ref, s, convention).items()]
 
 # %% ../nbs/scoring.ipynb #768a5c3c
 def score(
@@ -171,13 +182,6 @@ def score(
     notes.told(scene, done)
     return _frame(rows, scene, s, protocol, seed, profile)
 
-def _run(m, ms, pan, ref, s, convention, guard, keep):
-    x = _finite(method(m, guard)(ms, pan, s))
-    if keep is not None: keep[m] = x[0]
-    w = weights.label(m, ms.shape[1], pan.shape[-1]//ms.shape[-1], s) if m in networks.networks else '-'
-    if guard and divides(m): w = 'guarded'
-    return [dict(method=m, metric=k, value=v, weights=w) for k,v in judge(x, ms, pan, ref, s, convention).items()]
-
 # %% ../nbs/scoring.ipynb #b7514ea3
 columns = 'method scene sensor protocol metric value seed profile weights'.split()
 
@@ -202,14 +206,14 @@ def _bands(z, what, C, H, W):
     if a.shape==(H, W, C)!=(C, H, W):
         warnings.warn(f'{what} has the shape {a.shape}: taken as rows, columns, bands', stacklevel=4)
         a = a.transpose(2, 0, 1)
-    if a.shape!=(C, H, W):
-        raise ValueError(f'{what} has the shape {a.shape}: beside this MS and PAN it has to be {(C, H, W)}, crop it to their ground')
-    holes = (~np.isfinite(a)).any(0).sum()
-    if holes: raise ValueError(f'{what} has NaN or infinite values in {holes} pixels: fill or crop it first')
+    want = C,H,W
+    if a.shape!=want: raise ValueError(f'{what} has the shape {a.shape}, here it has to be {want}: crop or resample it')
     return a.astype(np.float64)
 
 # %% ../nbs/scoring.ipynb #07bed719
 def _one_unit(z, what, ms, peak): # `z` in the unit of `ms`
+    holes = (~np.isfinite(z)).any(0).sum()
+    if holes: raise ValueError(f'{what} has NaN or infinite values in {holes} pixels: fill or crop it first')
     ours,theirs = ms.max(),z.max()
     k = peak if theirs<=2<ours and peak>2 else 1/peak if ours<=2<theirs else 1
     if k!=1: warnings.warn(f'{what} goes up to {theirs:.4g}, MS to {ours:.4g}: multiplied by {k:.4g}', stacklevel=4)
@@ -218,6 +222,18 @@ def _one_unit(z, what, ms, peak): # `z` in the unit of `ms`
         said = f'{what} has the mean {z.mean():.4g}, MS {ms.mean():.4g}'
         warnings.warn(f'{said}: if that is another unit, the scores mean nothing', stacklevel=4)
     return z
+
+# %% ../nbs/scoring.ipynb #f4d28b9a
+def _judged(ds, scene, given, name, convention):
+    s = scene_sensor(ds)
+    for v,what in given.items(): ds[v] = ds[v].dims,_one_unit(ds[v].values, what, ds.ms.values, s.peak)
+    images = *to_tensors(ds, dtype=torch.float64)[::-1],torch.from_numpy(ds.fused.values)[None]
+    (ref,pan,ms,x),s = _whole(images, s, scene)
+    notes = Notes()
+    with notes.about(name): scores = judge(x, ms, pan, ref, s, convention)
+    notes.told(scene, 1)
+    rows = [dict(method=name, metric=k, value=v, weights='-') for k,v in scores.items()]
+    return _frame(rows, scene, s, 'full' if ref is None else 'reduced')
 
 # %% ../nbs/scoring.ipynb #81d55374
 def judge_image(
@@ -233,21 +249,10 @@ def judge_image(
     ds = ms if isinstance(ms, xr.Dataset) else as_scene(_array(ms, 3), None if pan is None else _array(pan, 2), sensor)
     scene = ds.attrs.get('name', 'scene')
     if 'pan' not in ds: raise ValueError(f'{scene} has no PAN: give one')
-    for v,z in dict(fused=fused, gt=reference).items():
-        if z is None: continue
-        what = 'reference' if v=='gt' else name
-        z = _bands(z, what, ds.sizes['band'], *ds.pan.shape)
-        ds = ds.assign({v: (('band', 'y', 'x'), _one_unit(z, what, ds.ms.values, scene_sensor(ds).peak))})
-    return _judged(trim_nodata(ds), scene, name, convention)
-
-def _judged(ds, scene, name, convention):
-    images = *to_tensors(ds, dtype=torch.float64)[::-1],torch.from_numpy(ds.fused.values)[None]
-    (ref,pan,ms,x),s = _whole(images, scene_sensor(ds), scene)
-    notes = Notes()
-    with notes.about(name): scores = judge(x, ms, pan, ref, s, convention)
-    notes.told(scene, 1)
-    rows = [dict(method=name, metric=k, value=v, weights='-') for k,v in scores.items()]
-    return _frame(rows, scene, s, 'full' if ref is None else 'reduced')
+    given = dict(fused=name) | ({} if reference is None else dict(gt='reference'))
+    for (v,what),z in zip(given.items(), (fused, reference)):
+        ds = ds.assign({v: (('band', 'y', 'x'), _bands(z, what, ds.sizes['band'], *ds.pan.shape))})
+    return _judged(trim_nodata(ds), scene, given, name, convention)
 
 # %% ../nbs/scoring.ipynb #8b37fed9
 held_out = {n: p['test'] for n,p in parts.items()} # MS rows kept for testing

@@ -254,7 +254,7 @@ def test_judge_cuts_no_data_from_all(fused):
     dark = ds.copy(deep=True)
     dark.ms[..., :4],dark.pan[:, :16],dark.gt[..., :16] = 0,0,0
     y = x.copy()
-    y[..., :16] = 9999
+    y[..., :16] = np.nan
     a,b = heard(scoring.judge_image, y, dark)[0],heard(scoring.judge_image, x[..., 16:], ds.isel(x_ms=slice(4, None), x=slice(16, None)))[0]
     assert abs(a.value-b.value).max()<1e-9
 

@@ -92,7 +92,7 @@ def d_s(
     "Spatial distortion of QNR (Alparone 2008)."
     if low is None: low = coarse_pan(pan, r) if m.shape[-2:]==pan.shape[-2:] else imresize(pan, 1/r)
     if low.shape[-2:]!=m.shape[-2:]:
-        raise ValueError(f'd_s: PAN {tuple(pan.shape)} does not go down by {r} and up to {tuple(m.shape)}: crop it, or pass low')
+        raise ValueError(f'd_s: PAN {tuple(pan.shape)} does not go down by {r} and up to {tuple(m.shape)}: crop it')
     return (_q_pan(x, pan, block, sliding)-_q_pan(m, low, block, sliding)).abs().mean(1)
 
 # %% ../../nbs/metrics/noreference.ipynb #c507a6b5

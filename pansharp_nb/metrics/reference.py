@@ -166,7 +166,8 @@ def ergas(
     off = _off(e, m)
     none = off.all(1) & (e>0).any(1)
     gone = (off & ~off.all(1, keepdim=True)).any(0).nonzero().flatten().tolist()
-    if gone: warnings.warn(f'ERGAS leaves band {", ".join(str(i+1) for i in gone)} out: black in the reference', stacklevel=3)
+    bands = ', '.join(str(i+1) for i in gone)
+    if gone: warnings.warn(f'ERGAS leaves band {bands} out: black in the reference', stacklevel=3)
     e = (e/m.square().where(~off, 1)).where(~off, 0).sum(1)/(~off).sum(1).clamp(min=1)
     return 100/r*_sqrt(e).where(~none, torch.inf)
 
@@ -421,7 +422,7 @@ def q2n(
     y:Tensor,            # reference, same shape
     block:int=32,        # side of a block
     rounding:bool=True,  # cast both to 16-bit integers as the toolbox does
-    unit:int=None        # digital numbers in one unit, 0: nobody knows, so only negatives are cast; default `per_unit(y)`
+    unit:int=None        # digital numbers in one unit, default `per_unit(y)`; 0: nobody knows, only negatives are cast
 )->Tensor:               # `(B,)`, 0 to 1, not symmetric in `x` and `y`
     "Q2n: Q4, Q8, ... (Garzelli and Nencini 2009)."
     if block<2: raise ValueError(f'q2n: a block of {block} px: take 2 or more')
@@ -430,9 +431,10 @@ def q2n(
     for dim in (-2, -1):
         n = -x.shape[dim]%block
         if n: x,y = (pad(z, (0, n), dim, 'symmetric') for z in (x, y))
-    def stats(**kw): return block_stats(x, y, block=block, cross=True, f=partial(_uint16, unit=unit, **kw) if rounding else None)
-    s = stats(most=None)
-    if rounding and ((s[1]*block**2).sqrt()+s[0]).amax()>65535: s = stats()
+    cast = partial(_uint16, unit=unit)
+    stats = partial(block_stats, x, y, block=block, cross=True)
+    s = stats(f=partial(cast, most=None) if rounding else None)
+    if rounding and ((s[1]*block**2).sqrt()+s[0]).amax()>65535: s = stats(f=cast)
     return _q2n(*s, block**2, 1 if unit else 1/2047).mean(1)
 
 # %% ../../nbs/metrics/reference.ipynb #c51df907
@@ -455,7 +457,8 @@ def _told(scores): # without those that have no finite value
         if off.all() and not perfect: warnings.warn(f'{k} left out: {black}', stacklevel=4)
         else: out[k] = v
         if off.any() and k in out:
-            warnings.warn(f'{k} is infinite{_of(off)}: {"fused and reference are equal" if perfect else black}', stacklevel=4)
+            why = 'fused and reference are equal' if perfect else black
+            warnings.warn(f'{k} is infinite{_of(off)}: {why}', stacklevel=4)
     return out
 
 def _of(off): return f' for image {", ".join(str(i) for i in off.nonzero().flatten().tolist())}' if len(off)>1 else ''
@@ -471,12 +474,12 @@ def reference_metrics(
 )->dict:                     # column -> `(B,)`
     "Every metric with a reference, in the columns of the tables."
     x,y = _cropped(x, y, protocol)
-    peak,unit,px = _peak(peak, y),per_unit(y),protocol=='premix'
+    peak,unit,px,bare = _peak(peak, y),per_unit(y),protocol=='premix',inspect.unwrap
     if px: x,y = x.clamp(0, peak),y.clamp(0, peak)
-    a,bare = sam(x, y),inspect.unwrap
-    one = dict(Q2n=q2n(x, y, unit=unit), Qavg=qavg(x, y), SAM=a.deg2rad() if px else a, ERGAS=bare(ergas)(x, y, r), SCC=scc(x, y))
-    two = dict(PSNR=psnr(x, y, peak), SSIM=ssim(x, y, peak, px), CC=cc(x, y), RMSE=rmse(x, y), RASE=bare(rase)(x, y))
+    a = sam(x, y)
+    one = dict(Q2n=q2n(x, y, unit=unit), Qavg=qavg(x, y), SAM=a.deg2rad() if px else a)
+    two = dict(ERGAS=bare(ergas)(x, y, r), SCC=scc(x, y), PSNR=psnr(x, y, peak), SSIM=ssim(x, y, peak, px))
     if x.shape[1]==1:
         warnings.warn('SAM left out: one band has no angle', stacklevel=3)
         del one['SAM']
-    return _told(one | two)
+    return _told(one | two | dict(CC=cc(x, y), RMSE=rmse(x, y), RASE=bare(rase)(x, y)))
