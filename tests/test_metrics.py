@@ -1,9 +1,12 @@
 "Metrics: library oracles and properties; reference numbers where ../shared/reference lies beside the checkout."
-import json, math
+import json, math, warnings
+from dataclasses import replace
 from pathlib import Path
 import numpy as np, pytest, sewar, torch
 import torchmetrics.functional.image as tm
 from pansharp_nb.data.degrade import interp23tap, mtf
+from pansharp_nb.data.sensors import sensor
+from pansharp_nb.data.units import per_unit
 from pansharp_nb.metrics import noreference as nr, reference as rf
 
 shared = Path(__file__).parents[2]/'shared'/'reference'
@@ -348,14 +351,178 @@ def test_integers_are_welcome():
 
 def test_errors():
     y = smooth(1, 4, 64, 64)
-    for f,text in ((lambda: rf.reference_metrics(y[..., :56, :], y[..., :56, :]), 'need 16'), (lambda: rf.reference_metrics(y, y[:, :3]), 'two equal'),
+    for f,text in ((lambda: rf.reference_metrics(y[..., :56, :], y[..., :56, :]), 'need 16'), (lambda: rf.reference_metrics(y, y[:, :3]), 'do not fit'),
             (lambda: rf.reference_metrics(y*math.nan, y), 'NaN'), (lambda: rf.reference_metrics(y, y, protocol='cropped'), 'protocol'),
             (lambda: nr.uqi_blocks(y[..., :31]), 'one block')):
         with pytest.raises(ValueError, match=text): f()
     hr,ms,pan,exp = full()
-    for f,text in ((lambda: nr.noreference_metrics(hr, ms, pan[..., :60], 'none'), 'do not fit'), (lambda: nr.noreference_metrics(hr[:1], ms, pan, 'none'), 'does not fit'),
+    for f,text in ((lambda: nr.noreference_metrics(hr, ms, pan[..., :60], 'none'), 'do not fit'), (lambda: nr.noreference_metrics(hr[:1], ms, pan, 'none'), 'do not fit'),
             (lambda: nr.noreference_metrics(hr, ms, pan/0, 'none'), 'infinity'), (lambda: nr.noreference_metrics(hr, ms, pan, 'sputnik'), 'unknown sensor')):
         with pytest.raises(ValueError, match=text): f()
+
+# --- whatever comes in -------------------------------------------------------------------------------------------------
+
+def of(f): return lambda x,y,pan,ms: f(x, y)
+every = {n: of(getattr(rf, n)) for n in 'psnr psnr_bandmean rmse rase ergas sam cc scc scc_laplacian ssim qavg q2n'.split()} | {
+    'ssim, reflected': lambda x,y,pan,ms: rf.ssim(x, y, reflect=True), 'q2n, not rounded': lambda x,y,pan,ms: rf.q2n(x, y, rounding=False),
+    'ag': lambda x,y,pan,ms: rf.ag(x), 'd_lambda': of(nr.d_lambda), 'd_lambda, sliding': lambda x,y,pan,ms: nr.d_lambda(x, y, sliding=True),
+    'd_lambda, whole': lambda x,y,pan,ms: nr.d_lambda(x, ms, 'whole'), 'd_s': lambda x,y,pan,ms: nr.d_s(x, y, pan),
+    'd_s, sliding': lambda x,y,pan,ms: nr.d_s(x, y, pan, sliding=True), 'd_s, MS': lambda x,y,pan,ms: nr.d_s(x, ms, pan, block=16),
+    'd_s_v1': lambda x,y,pan,ms: nr.d_s_v1(x, y, pan, 'generic'), 'qnr': lambda x,y,pan,ms: nr.qnr(x, y, pan),
+    'd_lambda_k': lambda x,y,pan,ms: nr.d_lambda_k(x, y, 'generic'), 'hqnr': lambda x,y,pan,ms: nr.hqnr(x, y, pan, 'generic'),
+    'd_s_r': lambda x,y,pan,ms: nr.d_s_r(x, pan), 'd_s_r, intercept': lambda x,y,pan,ms: nr.d_s_r(x, pan, True),
+    'coarse_pan': lambda x,y,pan,ms: nr.coarse_pan(pan), 'uqi_blocks': lambda x,y,pan,ms: nr.uqi_blocks(x, pan),
+    'uqi_sliding': lambda x,y,pan,ms: rf.uqi_sliding(x, pan, pairs=[(slice(1), slice(1, 2))])} | {
+    f'all, {p}': lambda x,y,pan,ms,p=p: torch.cat(list(rf.reference_metrics(x, y, protocol=p).values())) for p in ('uncut', 'premix')} | {
+    f'all without reference, {p}': lambda x,y,pan,ms,p=p: torch.cat(list(nr.noreference_metrics(x, ms, pan, 'generic', p).values())) for p in ('toolbox', 'premix')}
+
+def eight_bit(C=4, dtype=torch.float64, unit=1.):
+    "x, y, PAN, MS: whole numbers from 0 to 255 in a unit of one's own."
+    y = (smooth(2, C, 64, 64)/8).round().clamp(0, 255)
+    z = (noisy(y, 8).round().clamp(0, 255), y, y.mean(1, keepdim=True).round(), mtf(y, 'generic', down=True).round().clamp(0, 255))
+    return [(v*unit).to(dtype) for v in z]
+
+@pytest.mark.parametrize('kind', 'uint8 int16 uint16 int32 uint32 int64 float16 bfloat16 float32'.split())
+def test_any_type_of_number(kind):
+    "Integers are computed in double precision, halves in single; nothing wraps or overflows."
+    z = [v.to(getattr(torch, kind)) for v in eight_bit()]
+    for n,f in every.items():
+        v,want = f(*z),f(*(v.double() for v in z))
+        assert v.dtype==(torch.float32 if 'float' in kind else torch.float64), n
+        assert torch.allclose(v.double(), want, rtol=1e-4, atol=1e-4), n
+    both = rf.rmse(z[0], z[1].double()),rf.rmse(z[0].double(), z[1])
+    assert torch.allclose(*(b.double() for b in both), rtol=1e-6)
+
+def bad_inputs():
+    x,y,pan,ms = z = eight_bit()
+    def spoil(v, how): return v.masked_fill(v==v.amax(), how)
+    yield from dict(arrays=[v.numpy() for v in z], lists=[v.tolist() for v in z], nothing=[None]*4, one_image=[v[0] for v in z], a_plane=[v[0, 0] for v in z],
+        five_axes=[v[None] for v in z], no_images=[v[:0] for v in z], no_bands=[v[:, :0] for v in z], no_rows=[v[..., :0, :] for v in z],
+        other_bands=(x, y[:, :3], pan.expand(-1, 2, -1, -1), ms[:, :3]), other_size=(x, y[..., :60, :], pan[..., :60, :], ms[..., :7, :]),
+        other_batch=(x, y[:1], pan[:1], ms[:1]), booleans=[v>100 for v in z], complex_numbers=[v.to(torch.complex64) for v in z], all_nan=[v*math.nan for v in z],
+        one_nan=[spoil(v, math.nan) for v in z], infinite=[spoil(v, math.inf) for v in z], minus_infinite=[spoil(v, -math.inf) for v in z]).items()
+
+blind = dict(other_bands='ag uqi_blocks uqi_sliding', other_size='ag coarse_pan d_lambda d_lambda,_sliding d_lambda,_whole', other_batch='ag coarse_pan', minus_infinite='q2n')
+
+@pytest.mark.parametrize('what,z', bad_inputs(), ids=lambda v: v if isinstance(v, str) else '')
+def test_wrong_input_is_one_line(what, z):
+    "No metric answers with a number, and none with an error of torch's."
+    for n,f in every.items():
+        if n.replace(' ', '_') in blind.get(what, '').split(): continue # these do not look at what differs, or may differ there
+        with pytest.raises(ValueError) as e: pytest.fail(f'{n} says {f(*z)}')
+        said = str(e.value)
+        assert '\n' not in said and len(said)<200 and not any(w in said.lower() for w in ('expected', 'dimension', 'tensor a', 'broadcast')), (n, said)
+
+@pytest.mark.parametrize('side', (1, 2, 3, 5, 8, 10, 11, 15, 16, 31, 33))
+def test_any_size(side):
+    x,y,pan,ms = eight_bit()
+    z = [v[..., :side, :side] for v in (x, y, pan)] + [ms[..., :max(side//4, 1), :max(side//4, 1)]]
+    for n,f in every.items():
+        try: assert f(*z).isfinite().all(), n
+        except ValueError as e: assert ' px' in str(e) or any(w in str(e) for w in ('do not fit', 'down by 4', 'power of two')), (n, str(e))
+    if side==8:
+        with pytest.raises(ValueError, match='11 x 11 at least'): rf.ssim(x[..., :8, :8], y[..., :8, :8])
+
+def put(z, c, v):
+    z = z.clone()
+    z[:, c] = v
+    return z
+
+def poor_scenes(dtype, unit):
+    "Scenes without contrast, light or difference somewhere."
+    x,y,pan,ms = z = [v[:1] for v in eight_bit(4, dtype, unit)]
+    v = 100.1*unit
+    def flat(a): return torch.full_like(a, v)
+    def half(a): return torch.cat([flat(a[..., :a.shape[-1]//2]), a[..., a.shape[-1]//2:]], -1)
+    return dict(perfect=(y, y, pan, ms), flat_band=(x, put(y, 1, v), pan, put(ms, 1, v)), black_band=(x, put(y, 1, 0), pan, put(ms, 1, 0)),
+        black_in_both=(put(x, 2, 0), put(y, 2, 0), pan, put(ms, 2, 0)), lost_band=(put(x, 0, 0), y, pan, ms), black_reference=(x, 0*y, pan, 0*ms),
+        black_image=(0*x, y, pan, ms), black=[0*a for a in z], flat=[flat(a) for a in z], flat_pan=(x, y, flat(pan), ms), flat_reference=(x, flat(y), pan, flat(ms)),
+        flat_image=(flat(x), y, pan, ms), half_flat=[half(a) for a in z], no_mean=[a-a.mean((2, 3), keepdim=True) for a in z], below_zero=[-a for a in z])
+
+@pytest.mark.parametrize('dtype', (torch.float64, torch.float32))
+@pytest.mark.parametrize('unit', (1, 1/255, 257))
+def test_poor_scenes_give_finite_numbers(dtype, unit):
+    "Or infinity with a line: PSNR of a perfect image, an error relative to nothing."
+    for what,z in poor_scenes(dtype, unit).items():
+        for n,f in every.items():
+            with warnings.catch_warnings(record=True) as said:
+                warnings.simplefilter('always')
+                v = f(*z)
+            assert not v.isnan().any(), (what, n)
+            assert v.isfinite().all() or 'psnr' in n or any('infinite' in str(w.message) for w in said), (what, n, v)
+            assert all(len(str(w.message))<150 and '\n' not in str(w.message) for w in said)
+            most = dict(qavg=1, q2n=1, ssim=1, cc=1, scc=1, uqi_blocks=1, uqi_sliding=1, sam=180, d_s_r=1).get(n.split(',')[0], 2 if n[:3] in ('d_l', 'd_s') else math.inf)
+            assert v.abs().max()<=1.00001*most or not most<math.inf, (what, n, v)
+
+def lines(f, *args):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter('always')
+        return f(*args),[str(w.message) for w in said]
+
+def test_what_is_left_out_is_named():
+    x,y,pan,ms = eight_bit()
+    one = [v[:, :1] for v in (x, y, pan, ms)]
+    got,said = lines(rf.reference_metrics, *one[:2], 4, 255, 'uncut')
+    assert set(columns)-set(got)=={'SAM'} and said==['SAM left out: one band has no angle']
+    for protocol,left in (('toolbox', 5), ('premix', 1)):
+        got,said = lines(nr.noreference_metrics, one[0], one[3], one[2], 'generic', protocol)
+        assert len(got)==left and not {'D_lambda', 'QNR'} & set(got) and len(said)==1 and 'D_lambda and QNR' in said[0]
+    with pytest.raises(ValueError, match='two or more'): nr.d_lambda(one[0], one[1])
+    got,said = lines(rf.reference_metrics, x, 0*y, 4, 255, 'uncut')
+    assert set(columns)-set(got)=={'ERGAS', 'RASE'} and [s.split(' left out')[0] for s in said]==['ERGAS', 'RASE']
+    got,said = lines(rf.reference_metrics, y, y, 4, 255, 'uncut')
+    assert got['PSNR'].isinf().all() and said==['PSNR is infinite for image 0, 1: fused and reference are equal']
+    assert lines(rf.reference_metrics, x, y, 4, 255, 'uncut')[1]==lines(nr.noreference_metrics, x, ms, pan, 'generic')[1]==[]
+
+def test_ergas_leaves_black_bands_out():
+    x,y,_,_ = eight_bit()
+    some = [0, 1, 3]
+    for a in (x, put(x, 2, 0)): # whatever the image has there
+        v,said = lines(rf.ergas, a, put(y, 2, 0))
+        assert torch.allclose(v, rf.ergas(x[:, some], y[:, some]), rtol=1e-12) and said==['ERGAS leaves band 3 out: black in the reference']
+    assert rf.ergas(0*x, 0*y).tolist()==[0, 0] and lines(rf.ergas, x, 0*y)[1]==['ergas is infinite: the reference has mean 0']
+
+@pytest.mark.parametrize('value', (0, 300, 300.1, 65000))
+@pytest.mark.parametrize('dtype', (torch.float64, torch.float32))
+def test_flat_ground_in_a_textured_image(value, dtype):
+    "Two running sums that cancel leave rounding: in single precision it once made a Qavg of 24."
+    y = smooth(1, 1, 64, 80)
+    x = noisy(y)
+    x[..., :40],y[..., :40] = value,value
+    a,b = windows(x, 32, 1),windows(y, 32, 1)
+    def q(a, b): return 2*a.mean()*b.mean()/max(a.mean()**2+b.mean()**2, 1e-300) if np.ptp(a)==np.ptp(b)==0 and value else float(np.ptp(a)==np.ptp(b)==0) or plain_q(a, b)
+    want = np.mean([q(p, r) for p,r in zip(a[0], b[0])])
+    assert rf.qavg(x.to(dtype), y.to(dtype)).item()==pytest.approx(want, abs=1e-9 if dtype==torch.float64 and value<1e3 else 2e-3)
+
+# --- units -------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('bits,span', ((8, 255), (8, 256), (10, 1023), (11, 2047), (12, 4095), (14, 10000), (16, 65535)))
+@pytest.mark.parametrize('dtype', (torch.float32, torch.float64))
+def test_fractions_score_as_their_digital_numbers(bits, span, dtype):
+    y = (smooth(1, 4, 64, 64)*span/2047).round()
+    x = (noisy(y, span/60)*1).clamp(0, span)
+    pan,ms = y.mean(1, keepdim=True).round(),mtf(y, 'generic', down=True).round()
+    z,f = (x, y, pan, ms),[(v/span).to(dtype) for v in (x, y, pan, ms)]
+    a,b = rf.reference_metrics(*z[:2], peak=span, protocol='uncut'),rf.reference_metrics(*f[:2], protocol='uncut')
+    assert b.pop('RMSE').item()*span==pytest.approx(a.pop('RMSE').item(), rel=1e-3)
+    for k in a: assert b[k].item()==pytest.approx(a[k].item(), abs=1e-3), k
+    for p in ('toolbox', 'premix'):
+        s = replace(sensor('generic', 4), bit_depth=bits)
+        a,b = (nr.noreference_metrics(q[0], q[3], q[2], s, p) for q in (z, f))
+        if p=='premix' and span!=2**bits-1: continue # its 1e-8 and its clipping see the peak
+        for k in a: assert b[k].item()==pytest.approx(a[k].item(), abs=1e-3), (p, k)
+    for g,q in ((rf.psnr, z), (rf.ssim, z)): assert g(*f[:2]).item()==pytest.approx(g(*q[:2], span).item(), abs=1e-3)
+
+def test_steps_are_found_and_not_imagined():
+    g = torch.Generator().manual_seed(0)
+    noise = torch.rand(1, 1, 40, 40, generator=g, dtype=torch.float64)
+    for n in (255, 256, 511, 1023, 2047, 2048, 4095, 8191, 10000, 16383, 32767, 65535, 65536):
+        for top in (.05, .5, 1):
+            steps = (noise*n*top).round()
+            assert per_unit((steps/n).float())==per_unit(steps/n)==n, (n, top)
+            assert per_unit(noise, steps/n)==n and per_unit(steps)==1
+    assert per_unit(noise)==per_unit(noise.float())==per_unit(1e-4*noise)==0
+    assert per_unit(3*noise)==per_unit(noise, 100*noise)==1 and per_unit(0*noise)==1
 
 def test_d_s_r_is_blind_to_substitution():
     "GSA-like fusion puts PAN into the span of its bands, whatever it does to the colours."

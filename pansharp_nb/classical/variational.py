@@ -10,7 +10,7 @@ __all__ = ['tv_sets', 'methods', 'papers', 'details', 'patch_grid', 'patches', '
 # %% ../../nbs/classical/variational.ipynb #3d838d6f
 import torch, torch.nn.functional as F
 from torch import Tensor
-from .injection import checked, equalise, nnls
+from .injection import checked, digital, equalise, nnls
 from ..data.degrade import decimate, imresize, interp23tap, mtf, mtf_filter, mtf_kernel, ratio
 from ..data.sensors import sensor as as_sensor
 
@@ -94,7 +94,8 @@ def sr_d(
     r = checked(ms, pan)
     B,C,h,w = ms.shape
     if min(h, w)<T: raise ValueError(f'SR-D cuts patches of {T} px: MS is {h} x {w} px, too small')
-    dtype,ms,pan = ms.dtype,ms.double(),pan.double()
+    dtype,unit = ms.dtype,digital(ms, pan, sensor)
+    ms,pan = ms.double()*unit,pan.double()*unit
     x = interp23tap(ms, r)
     dm,dp,dl = details(x, pan, sensor, r)
     i,j = (v.to(x.device) for v in patch_grid(h, w, T, T-overlap))
@@ -105,7 +106,7 @@ def sr_d(
         p = sum(a[..., k, None, None]*patches(dp, r*i[idx[..., k]], r*j[idx[..., k]], r*T) for k in range(atoms))
         add_patches_(d, p, r*i[n], r*j[n])
         add_patches_(count, torch.ones_like(p[:1, :, :1]), r*i[n], r*j[n])
-    return (x + d/count).to(dtype)
+    return ((x + d/count)/unit).to(dtype)
 
 # %% ../../nbs/classical/variational.ipynb #48abacdc
 def grad(x:Tensor): # `(B, C, H, W)` -> two of the same shape
@@ -182,8 +183,9 @@ def tv(
     "Total-variation pansharpening (Palsson et al., IEEE GRSL 2014)."
     checked(ms, pan)
     p = tv_parameters(sensor, ms.shape[1], weights=weights, alpha=alpha, lam=lam, iters=iters)
-    for x in tv_steps(ms, pan, **p, toolbox=toolbox): pass
-    return x
+    unit = digital(ms, pan, sensor)
+    for x in tv_steps(ms*unit, pan*unit, **p, toolbox=toolbox): pass
+    return x/unit
 
 # %% ../../nbs/classical/variational.ipynb #59f47be6
 def corners(

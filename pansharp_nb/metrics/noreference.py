@@ -6,18 +6,21 @@
 __all__ = ['uqi_blocks', 'd_lambda', 'coarse_pan', 'd_s', 'd_s_v1', 'qnr', 'd_lambda_k', 'hqnr', 'd_s_r', 'noreference_metrics']
 
 # %% ../../nbs/metrics/noreference.ipynb #26d04814
-import torch, torch.nn.functional as F
+import torch, torch.nn.functional as F, warnings
 from torch import Tensor
-from ..data.degrade import imresize, interp23tap, mtf, mtf_filter, ratio
+from ..data.degrade import decimate, imresize, interp23tap, mtf, mtf_filter, ratio
 from ..data.sensors import sensor as as_sensor
-from .reference import block_stats, q_index, q2n, tiles, uqi_sliding
+from ..data.units import per_unit
+from .reference import block_stats, metric, q_index, q2n, tiles, uqi_sliding
+from .reference import _faint, _finite, _told
 
 # %% ../../nbs/metrics/noreference.ipynb #2f4bbb64
 def _fit(z, n): # crop to a multiple of n
     H,W = z.shape[-2:]
-    if min(H, W)<n: raise ValueError(f'{H} x {W} px do not hold one block of {n}: larger image, smaller block')
+    if not 1<=n<=min(H, W): raise ValueError(f'{H} x {W} px do not hold one block of {n}: larger image, smaller block')
     return z[..., :H//n*n, :W//n*n]
 
+@metric
 def uqi_blocks(
     *z,           # images `(B, C_k, H, W)`; their K planes are counted through
     block:int=32  # side of a block
@@ -46,6 +49,7 @@ def _matrix(block): return _q_whole if block=='whole' else lambda *z: uqi_blocks
 
 def _q_bands(x, block, sliding): # (B, C*(C-1)/2), pairs in order of their distance
     C = x.shape[1]
+    if C<2: raise ValueError('D_lambda compares bands with each other, and this is one: give two or more')
     if sliding: return uqi_sliding(x, pairs=[(slice(C-d), slice(d, C)) for d in range(1, C)], block=block)
     q = _matrix(block)(x)
     return torch.cat([q.diagonal(d, 1, 2) for d in range(1, C)], 1)
@@ -56,6 +60,7 @@ def _q_pan(x, pan, block, sliding): # (B, C)
     return _matrix(block)(x, pan)[:, :C, C]
 
 # %% ../../nbs/metrics/noreference.ipynb #8ee0507f
+@metric
 def d_lambda(
     x:Tensor,           # fused `(B, C, H, W)`
     m:Tensor,           # what it is compared with: `exp` (toolbox) or `ms`
@@ -66,6 +71,7 @@ def d_lambda(
     return (_q_bands(x, block, sliding)-_q_bands(m, block, sliding)).abs().mean(1)
 
 # %% ../../nbs/metrics/noreference.ipynb #e9f552b0
+@metric
 def coarse_pan(
     pan:Tensor, # `(B, 1, H, W)`
     r:int=4     # ratio
@@ -73,6 +79,7 @@ def coarse_pan(
     "PAN without its detail: down by `imresize`, up by `interp23tap`."
     return interp23tap(imresize(pan, 1/r), r)
 
+@metric
 def d_s(
     x:Tensor,            # fused `(B, C, H, W)`
     m:Tensor,            # `exp` (toolbox) or `ms`
@@ -84,9 +91,12 @@ def d_s(
 )->Tensor:               # `(B,)`
     "Spatial distortion of QNR (Alparone 2008)."
     if low is None: low = coarse_pan(pan, r) if m.shape[-2:]==pan.shape[-2:] else imresize(pan, 1/r)
+    if low.shape[-2:]!=m.shape[-2:]:
+        raise ValueError(f'd_s: PAN {tuple(pan.shape)} does not go down by {r} and up to {tuple(m.shape)}: crop it')
     return (_q_pan(x, pan, block, sliding)-_q_pan(m, low, block, sliding)).abs().mean(1)
 
 # %% ../../nbs/metrics/noreference.ipynb #c507a6b5
+@metric
 def d_s_v1(
     x:Tensor,    # fused `(B, C, H, W)`
     exp:Tensor,  # upsampled MS, same shape
@@ -98,6 +108,7 @@ def d_s_v1(
     return d_s(x, exp, pan, r, low=mtf_filter(pan, (as_sensor(sensor).gain_pan,), r, n=41))
 
 # %% ../../nbs/metrics/noreference.ipynb #24b3d943
+@metric
 def qnr(
     x:Tensor,    # fused `(B, C, H, W)`
     exp:Tensor,  # upsampled MS, same shape
@@ -108,21 +119,26 @@ def qnr(
     return (1-d_lambda(x, exp))*(1-d_s(x, exp, pan, r))
 
 # %% ../../nbs/metrics/noreference.ipynb #a9613e00
+@metric
 def d_lambda_k(
     x:Tensor,            # fused `(B, C, H, W)`
     exp:Tensor,          # upsampled MS, same shape
     sensor,              # name or `Sensor`
     r:int=4,             # ratio
-    rounding:bool=True   # as in `q2n`
+    rounding:bool=True,  # as in `q2n`
+    unit:int=None        # as in `q2n`; by default the samples of the MS decide, which `exp` still holds
 )->Tensor:               # `(B,)`
     "Spectral distortion of HQNR (Khan 2009, as in the toolbox)."
-    return 1-q2n(mtf(x, sensor, r), exp, rounding=rounding)
+    if unit is None and rounding: unit = per_unit(decimate(exp, r))
+    return 1-q2n(mtf(x, sensor, r), exp, rounding=rounding, unit=unit)
 
+@metric
 def hqnr(x:Tensor, exp:Tensor, pan:Tensor, sensor, r:int=4)->Tensor:
     "Hybrid quality with no reference: Khan's spectral and QNR's spatial distortion."
     return (1-d_lambda_k(x, exp, sensor, r))*(1-d_s(x, exp, pan, r))
 
 # %% ../../nbs/metrics/noreference.ipynb #b15b5b17
+@metric
 def d_s_r(
     x:Tensor,             # fused `(B, C, H, W)`
     pan:Tensor,           # `(B, 1, H, W)`
@@ -130,27 +146,33 @@ def d_s_r(
 )->Tensor:                # `(B,)`, 0 to 1
     "Regression-based spatial distortion: the share of PAN that the bands do not explain."
     m,c = _whole(x.double(), pan.double())
+    if not c.isfinite().all(): return c[:, 0, 0].to(x)*torch.nan
     s = c if intercept else c + m[:, :, None]*m[:, None]
     w = torch.linalg.pinv(s[:, :-1, :-1], hermitian=True) @ s[:, :-1, -1:]
     w = torch.cat([-w, torch.ones_like(w[:, :1])], 1)
     rest,p = (w.mT @ c @ w)[:, 0, 0].clamp(min=0),c[:, -1, -1]
-    return (rest/p.where(p>0, 1)).where(p>0, 0).to(x)
+    flat = p<=_faint(m[:, -1].to(x))
+    return (rest/p.where(~flat, 1)).where(~flat, 0).to(x)
 
 # %% ../../nbs/metrics/noreference.ipynb #3c3a70d4
-def _toolbox(x, ms, pan, sensor, r):
-    exp = interp23tap(ms, r)
-    dl,ds,dk,dr = d_lambda(x, exp),d_s(x, exp, pan, r),d_lambda_k(x, exp, sensor, r),d_s_r(x, pan)
-    hq,hr = (1-dk)*(1-ds),(1-dk)*(1-dr)
-    return dict(D_lambda=dl, D_s=ds, QNR=(1-dl)*(1-ds), D_lambda_K=dk, HQNR=hq, D_sR=dr, HQNR_R=hr)
-
-def _premix(x, ms, pan, sensor, r):
-    x,ms,pan = (z/sensor.peak for z in (x, ms, pan))
-    x = x.clamp(0, 1)
-    low = F.interpolate(pan, ms.shape[-2:], mode='bicubic', align_corners=True)
-    dl,ds = d_lambda(x, ms, 'whole'),d_s(x, ms, pan, r, low, 'whole')
+def _indices(x, m, pan, r, low=None, block=32): # one band has but the second
+    ds = d_s(x, m, pan, r, low, block)
+    if x.shape[1]==1: return dict(D_s=ds)
+    dl = d_lambda(x, m, block)
     return dict(D_lambda=dl, D_s=ds, QNR=(1-dl)*(1-ds))
 
+def _toolbox(x, ms, pan, sensor, r, unit):
+    exp = interp23tap(ms, r)
+    q,dk,dr = _indices(x, exp, pan, r),d_lambda_k(x, exp, sensor, r, unit=unit),d_s_r(x, pan)
+    return q | dict(D_lambda_K=dk, HQNR=(1-dk)*(1-q['D_s']), D_sR=dr, HQNR_R=(1-dk)*(1-dr))
+
+def _premix(x, ms, pan, sensor, r, unit):
+    if unit==1: x,ms,pan = (z/sensor.peak for z in (x, ms, pan))
+    low = F.interpolate(pan, ms.shape[-2:], mode='bicubic', align_corners=True)
+    return _indices(x.clamp(0, 1), ms, pan, r, low, 'whole')
+
 # %% ../../nbs/metrics/noreference.ipynb #3d94c674
+@metric
 def noreference_metrics(
     x:Tensor,               # fused `(B, C, H, W)`, digital numbers
     ms:Tensor,              # what it was made from `(B, C, h, w)`
@@ -161,11 +183,8 @@ def noreference_metrics(
     "Every metric without a reference, in the columns of the tables."
     kinds = dict(toolbox=_toolbox, premix=_premix)
     if protocol not in kinds: raise ValueError(f'unknown protocol {protocol!r}: toolbox or premix')
-    r = ratio(ms, pan)
-    if x.shape!=(*ms.shape[:2], *pan.shape[2:]):
-        raise ValueError(f'fused {tuple(x.shape)} does not fit MS {tuple(ms.shape)}, PAN {tuple(pan.shape)}')
-    x = x if x.dtype in (torch.float32, torch.float64) else x.double()
-    ms,pan = ms.to(x),pan.to(x)
-    fine = all(z.isfinite().all() for z in (x, ms, pan))
-    if not fine: raise ValueError('NaN or infinity: fill or crop it first')
-    return kinds[protocol](x, ms, pan, as_sensor(sensor, ms.shape[1]), r)
+    r,s = ratio(ms, pan),as_sensor(sensor, ms.shape[1])
+    _finite('noreference_metrics', [('x', x), ('ms', ms), ('pan', pan)])
+    if x.shape[1]==1: warnings.warn('D_lambda and QNR left out: they compare bands, and this is one', stacklevel=3)
+    unit = per_unit(ms, pan) or (s.peak if s.peak>1 else 0)
+    return _told(kinds[protocol](x, ms, pan, s, r, unit))
