@@ -3,7 +3,6 @@ import json, os, re, shlex, shutil, subprocess, sys, tempfile, time
 from pathlib import Path
 import nbformat, pandas as pd, pytest
 
-pytestmark = pytest.mark.xdist_group('reports') # all of them from one run
 root = Path(__file__).parents[1]
 reports = [p for k in ('figures', 'tables') for p in sorted((root/'nbs'/k).glob('*.ipynb'))]
 
