@@ -24,7 +24,8 @@ bench: $(VENV)/dev            ## timings beside a plain NumPy/SciPy or peer vers
 
 $(VENV)/%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -c constraints.txt -e '.[dev$(if $(filter site,$*),$(comma)site)]'
+	$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check -c constraints.txt pip setuptools wheel
+	$(BIN)/python -m pip install -q --no-compile --disable-pip-version-check --no-build-isolation -c constraints.txt -e '.[dev$(if $(filter site,$*),$(comma)site)]'
 	touch $@
 comma := ,
 

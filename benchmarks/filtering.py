@@ -38,7 +38,7 @@ def module(n, K):
 # --- memory: one call in a process of its own --------------------------------------------------------------------------
 
 def kib(key):
-    return int(next(l for l in Path('/proc/self/status').read_text().splitlines() if l.startswith(key)).split()[1])
+    return int(next(l for l in Path('/proc/self/status').read_text('utf-8').splitlines() if l.startswith(key)).split()[1])
 
 def call(what, which, n, K):
     if what=='module': f = module(n, K)[which=='ours']
@@ -47,7 +47,7 @@ def call(what, which, n, K):
         filt = (unfold_filter, predictive_filter)[which=='ours']
         f = (lambda: filt(x, k)) if what=='forward' else (lambda: both(filt, x, k, g))
         both(filt, *inputs(16, K))
-    Path('/proc/self/clear_refs').write_text('5') # the peak starts again from here
+    Path('/proc/self/clear_refs').write_text('5', 'utf-8') # the peak starts again from here
     before = kib('VmRSS')
     keep = f()
     grad = keep[1].numel()*4/2**10 if what=='both' else 0

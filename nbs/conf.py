@@ -19,7 +19,7 @@ html_static_path,html_css_files = [str(static)],['wide.css']
 .bd-main .bd-content .bd-article-container {max-width: 54em}
 .bd-sidebar-primary {flex-basis: 15rem} .bd-sidebar-secondary {flex-basis: 13rem}
 div.highlight pre {font-size: .76rem} .output img {max-width: 100%}
-""")
+""", 'utf-8')
 
 def _mathjax():
     "MathJax from npm, so that the site needs no network; without npm the usual CDN."
@@ -44,7 +44,7 @@ def _executed(app, docname, source):
     kind,_,name = docname.rpartition('/')
     nb,about = (reports/kind/f'{name}.{e}' for e in ('ipynb', 'json'))
     if kind not in ('tables', 'figures') or not nb.exists() or not about.exists(): return
-    d,p = json.loads(nb.read_text()),json.loads(about.read_text())
+    d,p = json.loads(nb.read_text('utf-8')),json.loads(about.read_text('utf-8'))
     commit = (p['commit'] or 'unknown')[:8]
     link = f'<a href="../pages/{kind}/{name}.html">numbers and boards</a>'
     said = f"`pansharp-nb run {name}` | profile {p['profile']} | {p.get('device', 'cpu')} | commit `{commit}` | {link}"

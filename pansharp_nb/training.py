@@ -14,6 +14,7 @@ from functools import partial
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_only
 from . import __version__, losses
 from .data.patches import Batches, grounds, variant
 from .data.scenes import open_scene
@@ -25,6 +26,7 @@ from .prompts import told
 from .recipes import Recipe
 from .settings import commit
 from .weights import save_weights
+from .writing import owned, stoppable, target, whole, write
 from pathlib import Path
 from torch.utils._pytree import tree_map
 
@@ -168,15 +170,9 @@ class _Strips(torch.utils.data.Dataset):
 # %% ../nbs/training.ipynb #f752384f
 class _Atomic(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint, path, storage_options=None):
-        part = f'{path}.part'
         try:
-            with open(part, 'wb') as f:
-                torch.save(checkpoint, f)
-                f.flush()
-                os.fsync(f.fileno())
-            os.replace(part, path)
-        except (OSError, RuntimeError) as e:
-            Path(part).unlink(missing_ok=True)
+            with whole(path) as part: torch.save(checkpoint, part)
+        except (OSError, RuntimeError) as e: # torch says a full disk in its own words
             raise OSError(f'cannot write {path}: {e}; the checkpoint before it is whole: make room and go on with --resume') from None
 
 # %% ../nbs/training.ipynb #1cb8afe0
@@ -204,8 +200,11 @@ def train(
     progress:bool=True, validate:bool=True,
     tests:bool=False        # learn from scenes of the split `test` too, as in `grounds`
 )->tuple:                   # the network, the `Scenes`, the clock
-    "Train, or go on training."
-    out = Path(out)
+    "Train, or go on training; raises `Stopped` when SIGINT or SIGTERM came."
+    how = dict(accelerator=accelerator, devices=devices, nodes=nodes, precision=precision, progress=progress)
+    with _mine(out): return _train(model, recipe, scenes, Path(out), resume, ratio, seed, without, save_every, validate, tests, how)
+
+def _train(model, recipe, scenes, out, resume, ratio, seed, without, save_every, validate, tests, how):
     said = dict(model=model, recipe=asdict(recipe), ratio=ratio, seed=seed, without=list(without), tests=tests)
     last = _claim(out, json.loads(json.dumps(said)), resume)
     L.seed_everything(seed, verbose=False)
@@ -213,36 +212,52 @@ def train(
     data = Scenes(scenes, recipe, ratio, seed, without, tests)
     if not validate: data.val = []
     task,clock = Task(model, recipe, data.steps, data.per_epoch, ratio),_Clock()
-    if precision.startswith('bf16') and accelerator!='gpu': _channels_last(task.net)
-    logging.getLogger('lightning.pytorch').setLevel(logging.WARNING)
-    with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', _noise)
-        trainer = _trainer(out, recipe, data, clock, min(save_every, data.steps), accelerator, devices, nodes, precision, progress)
-        trainer.fit(task, data, ckpt_path=last, weights_only=True)
-        trainer.save_checkpoint(out/'last.ckpt') # a run that is done resumes to nothing
+    if last: _sound(last, task)
+    if how['precision'].startswith('bf16') and how['accelerator']!='gpu': _channels_last(task.net)
+    _fit(task, data, clock, out, last, min(save_every, data.steps), how)
     return task.net, data, clock
+
+# %% ../nbs/training.ipynb #b9bb2bf8
+def _fit(task, data, clock, out, last, n, how):
+    logging.getLogger('lightning.pytorch').setLevel(logging.WARNING)
+    with warnings.catch_warnings(), stoppable():
+        warnings.filterwarnings('ignore', _noise)
+        trainer = _trainer(out, task.recipe, data, clock, n, **how)
+        trainer.fit(task, data, ckpt_path=last, weights_only=True)
+        if bad := _not_finite(task.net.state_dict()): raise FloatingPointError(f'{bad} of the trained network is not finite: lower lr; the checkpoints in {out} stay')
+        trainer.save_checkpoint(out/'last.ckpt') # a run that is done resumes to nothing
+
+def _not_finite(state): return next((k for k,v in state.items() if v.is_floating_point() and not v.isfinite().all()), None)
+
+def _mine(out): # of several processes of one training the first holds the folder
+    return contextlib.nullcontext() if rank_zero_only.rank else owned(out, 'another run')
 
 # %% ../nbs/training.ipynb #0e01fd65
 _noise = '.*(num_workers|TF32|val_dataloader|exists and is not empty|not resumable|dirpath has changed|logging interval|isinstance)'
 
 # %% ../nbs/training.ipynb #bfb6fb69
 def _claim(out, said, resume):
-    last,words = out/'last.ckpt',out/'run.json'
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        (out/'.part').touch()
-        for p in (out/'.part', *out.glob('*.part')): p.unlink(missing_ok=True) # of a run that was killed
-    except OSError as e: raise OSError(f'cannot write to {out}: {e.strerror}; choose another folder') from None
+    last,words = target(out, folder=True)/'last.ckpt',out/'run.json'
+    for p in (p for k in ('*.part', '.*.part') for p in out.glob(k)): p.unlink(missing_ok=True) # of a run that was killed
     if last.exists() and not resume: raise ValueError(f'{out} holds a run: go on with --resume, or choose another folder')
     if last.exists() and words.exists():
-        was = json.loads(words.read_text())
+        try: was = dict(json.loads(words.read_text(encoding='utf-8')))
+        except ValueError: raise ValueError(f'{words} is damaged: it says no more what was trained here; choose another folder') from None
         other = [k for k in said if was.get(k)!=said[k]]
         if other: raise ValueError(f'{out} was begun with another {other[0]}: resume with the same, or choose another folder')
-    words.write_text(json.dumps(said, indent=1))
+    write(words, json.dumps(said, indent=1))
     return last if last.exists() else None
 
+def _sound(ckpt, task): # can this training go on from there?
+    try: state = torch.load(ckpt, map_location='cpu', weights_only=True)['state_dict']
+    except Exception as e:
+        raise ValueError(f'{ckpt} is empty or damaged ({type(e).__name__}): remove it and start again, or copy best.ckpt to its place') from None
+    want = task.state_dict()
+    if {k: v.shape for k,v in state.items()}!={k: v.shape for k,v in want.items()}: raise ValueError(f'{ckpt} is of another network: choose another folder')
+    if bad := _not_finite(state): raise ValueError(f'{ckpt} holds values that are not finite ({bad}): remove it and start again with a lower lr')
+
 # %% ../nbs/training.ipynb #adb7627a
-def _trainer(out, q, data, clock, n, accelerator, devices, nodes, precision, progress):
+def _trainer(out, q, data, clock, n, accelerator, devices, nodes, precision, progress): # n: steps between checkpoints
     keep = dict(dirpath=out, enable_version_counter=False)
     when = {} if data.val else dict(every_n_train_steps=n)
     calls = [clock, ModelCheckpoint(filename='last', **when, **keep)]
@@ -263,10 +278,14 @@ def run(
     progress:bool=True, tests:bool=False
 )->Path:               # of the weights; `None` in all but the first of several processes
     "Train, then write weights and card."
-    net,data,clock = train(model, recipe, scenes, out, resume, ratio, seed, without, save_every, accelerator, devices, nodes, precision, progress, tests=tests)
-    if data.trainer.global_rank: return None
+    how = dict(accelerator=accelerator, devices=devices, nodes=nodes, precision=precision, progress=progress)
+    with _mine(out):
+        net,data,clock = _train(model, recipe, scenes, Path(out), resume, ratio, seed, without, save_every, True, tests, how)
+        return None if data.trainer.global_rank else _written(net, data, clock, model, recipe, Path(out), ratio, seed, without, precision, name)
+
+def _written(net, data, clock, model, recipe, out, ratio, seed, without, precision, name): # weights and card
     bands = 'any' if model=='SUM-DUN' else recipe.bands[0]
-    file = Path(out)/f'{model}-{bands}b-r{ratio}.safetensors'.replace('anyb', 'any')
+    file = out/f'{model}-{bands}b-r{ratio}.safetensors'.replace('anyb', 'any')
     seen = [g for gs in data.train for g in gs]
     card = dict(name=model, bands=bands, ratio=ratio, scaling=recipe.scaling, knobs=recipe.knobs, recipe=name, words=asdict(recipe),
         steps=data.steps, seed=seed, without=list(without), minutes=round(clock.seconds/60, 1), machine=_machine(data.trainer),

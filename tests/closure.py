@@ -1,31 +1,60 @@
-"A process that can import what some requirements bring, and nothing else of what is installed beside them."
-import sys
+"""A Python that sees no more than a list of requirements brings.
+
+    import closure
+    closure.only(['pansharp-nb[train]'])   # from here on, whatever else is installed cannot be imported
+
+No environment is made: what is installed here is asked for its own requirements (`Requires-Dist`), down to the last,
+and the rest is hidden from `import`, `importlib.util.find_spec` and `importlib.metadata`. Call it in a process of its
+own, before what is to be tested is imported; a later call replaces an earlier one. Requirements on `pansharp-nb` itself
+are read from `pyproject.toml`, so that what is tested is what is written there now.
+"""
+import re, sys, tomllib
+from functools import cache
+from importlib import metadata
 from importlib.machinery import PathFinder
-from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
+from pathlib import Path
 from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name as plain
 
-def closure(requirements)->set:
-    "Names of the distributions that pip would install for these requirements, of those that are here."
-    seen,todo = {},[Requirement(r) for r in requirements]
+def _name(s): return re.sub(r'[-_.]+', '-', s).lower()
+
+def declared(extra:str='')->list: # requirements as `pyproject.toml` has them
+    "What the project itself asks for, alone or for one extra more."
+    p = tomllib.loads((Path(__file__).parents[1]/'pyproject.toml').read_text('utf-8'))['project']
+    return p['dependencies'] + (p['optional-dependencies'][extra] if extra else [])
+
+@cache
+def _needs(name, extra): # requirements of a distribution for one extra ('' for none); `None` if it is not installed
+    if name=='pansharp-nb': return declared(extra)
+    try: return metadata.requires(name) or []
+    except metadata.PackageNotFoundError: return None
+
+def closure(requirements)->set: # names, normalised; those that are not installed are left out
+    "All distributions that a list of requirements brings on this machine."
+    todo,seen = [(Requirement(r), '') for r in requirements],set()
     while todo:
-        r = todo.pop()
-        had,extras = seen.get(plain(r.name)),{'', *r.extras}
-        if had is not None and extras<=had: continue
-        try: needs = distribution(r.name).requires or ()
-        except PackageNotFoundError: needs = ()
-        seen[plain(r.name)] = extras | (had or set())
-        todo += [q for q in map(Requirement, needs) if not q.marker or any(q.marker.evaluate({'extra': e}) for e in extras)]
-    return set(seen)
+        r,asker = todo.pop()
+        if r.marker and not r.marker.evaluate({'extra': asker}): continue
+        for extra in ('', *r.extras):
+            if (_name(r.name), extra) in seen: continue
+            seen.add((_name(r.name), extra))
+            todo += [(Requirement(s), extra) for s in _needs(_name(r.name), extra) or []]
+    return {n for n,_ in seen if n=='pansharp-nb' or _needs(n, '') is not None}
 
-def only(requirements):
-    "From here on modules and metadata of other distributions are not found."
-    kept = closure(requirements)
-    refused = {m for m,ds in packages_distributions().items() if not kept & {plain(d) for d in ds}}
+def _tops(): # top-level module -> names of the distributions that hold it
+    return {m: {_name(d) for d in ds} for m,ds in metadata.packages_distributions().items()}
+
+def only(requirements)->set: # what may be imported, by distribution
+    "From here on hide every installed distribution that the requirements do not bring."
+    mine,tops = closure(requirements),_tops()
+    hidden = {m for m,ds in tops.items() if not ds & mine and m not in sys.stdlib_module_names} - {'pansharp_nb'}
     class Only(PathFinder):
+        hides = hidden
         @classmethod
-        def find_spec(cls, name, path=None, target=None): return None if name.partition('.')[0] in refused else PathFinder.find_spec(name, path, target)
+        def find_spec(cls, name, path=None, target=None):
+            return None if name.partition('.')[0] in hidden else PathFinder.find_spec(name, path, target)
         @classmethod
-        def find_distributions(cls, *a, **kw): return (d for d in PathFinder.find_distributions(*a, **kw) if plain(d.name) in kept)
-    sys.meta_path[:] = [f for f in sys.meta_path if f.__module__.startswith('_frozen_importlib') and f is not PathFinder] + [Only]
-    sys.path_importer_cache.clear()
+        def find_distributions(cls, *args, **kw):
+            return (d for d in PathFinder.find_distributions(*args, **kw) if _name(d.name or '') in mine)
+    sys.meta_path[:] = [Only if f is PathFinder or hasattr(f, 'hides') else f for f in sys.meta_path]
+    for m in [m for m in sys.modules if m.partition('.')[0] in hidden]: del sys.modules[m]
+    return mine

@@ -24,7 +24,7 @@ def test_package_equals_notebooks(tmp_path, monkeypatch):
     shutil.copy(root/lib/'__init__.py', tmp_path/lib)
     monkeypatch.chdir(tmp_path)
     nbdev_export.__wrapped__()
-    new,old = ({p.relative_to(d).as_posix(): p.read_text() for p in (d/lib).rglob('*.py')} for d in (tmp_path, root))
+    new,old = ({p.relative_to(d).as_posix(): p.read_text('utf-8') for p in (d/lib).rglob('*.py')} for d in (tmp_path, root))
     assert sorted(new)==sorted(old)
     assert [n for n in new if new[n]!=old[n]]==[]
 
@@ -41,25 +41,25 @@ def test_ruff(): run('ruff', 'check', '.', cwd=root)
 
 def test_reports_name_no_machine():
     "What is committed under reports says nothing of where it was made."
-    said = {p.name: t for p in (root/'reports').rglob('*.*') if not {'smoke', 'site', 'logs'} & set(p.parts) and p.suffix!='.jpg' for t in [p.read_text()]}
+    said = {p.name: t for p in (root/'reports').rglob('*.*') if not {'smoke', 'site', 'logs'} & set(p.parts) and p.suffix!='.jpg' for t in [p.read_text('utf-8')]}
     assert said and not [n for n,t in said.items() for w in ('site-packages', str(Path.home())+os.sep, str(root)) if w in t]
 
 def test_settings_hold_no_build_keys():
     "settings.ini is the companion's own: nothing of nbdev's or pip's hides there."
-    text = (root/'settings.ini').read_text()
+    text = (root/'settings.ini').read_text('utf-8')
     keys = {l.split('=')[0].strip() for l in text.splitlines() if '=' in l and not l.startswith('#')}
     assert not keys & {'lib_name', 'lib_path', 'nbs_path', 'requirements', 'version', 'min_python', 'tst_flags'}
 
 def test_pins_run_on_the_oldest_python():
     "No pinned package wants a newer Python than pyproject promises, down to the last digit (Debian 12 has 3.11.2)."
-    oldest = tomllib.loads((root/'pyproject.toml').read_text())['project']['requires-python'].removeprefix('>=')
-    pinned = {l.split('==')[0].lower().replace('_', '-') for l in (root/'constraints.txt').read_text().splitlines() if '==' in l}
+    oldest = tomllib.loads((root/'pyproject.toml').read_text('utf-8'))['project']['requires-python'].removeprefix('>=')
+    pinned = {l.split('==')[0].lower().replace('_', '-') for l in (root/'constraints.txt').read_text('utf-8').splitlines() if '==' in l}
     here = [d for d in distributions() if d.name.lower().replace('_', '-') in pinned]
     assert len(here)>100 and not [f'{d.name} {d.version} {d.metadata["Requires-Python"]}' for d in here if f'{oldest}.0' not in SpecifierSet(d.metadata['Requires-Python'] or '')]
 
 def build(at): # from a copy: no `build` folder beside the clone, whose leftovers would go into the next wheel
     (at/'src').mkdir()
-    for o in ('pansharp_nb', 'pyproject.toml', 'README.md', 'LICENSE'): (shutil.copytree if (root/o).is_dir() else shutil.copy)(root/o, at/'src'/o)
+    for o in ('pansharp_nb', 'pyproject.toml', 'README.md', 'LICENSE', 'NOTICE'): (shutil.copytree if (root/o).is_dir() else shutil.copy)(root/o, at/'src'/o)
     run(sys.executable, '-m', 'build', '--wheel', '--no-isolation', '-o', at/'dist', at/'src')
     wheel, = (at/'dist').glob('*.whl')
     return wheel

@@ -14,7 +14,7 @@ def load(*p):
     a = torch.from_numpy(np.load(shared.joinpath(*p)).astype(np.float64))
     return (a if a.dim()==3 else a[..., None]).permute(2, 0, 1)[None]
 
-def numbers(im, scale, method): return json.loads((shared/'reference_metrics.json').read_text())['images'][im][scale][method]
+def numbers(im, scale, method): return json.loads((shared/'reference_metrics.json').read_text('utf-8'))['images'][im][scale][method]
 
 def smooth(B, C, H, W, seed=0):
     g = torch.Generator().manual_seed(seed)
@@ -71,7 +71,7 @@ def test_full_resolution(im):
 
 @needs_reference
 def test_scc_has_several_meanings():
-    want = json.loads((shared/'sensitivity.json').read_text())
+    want = json.loads((shared/'sensitivity.json').read_text('utf-8'))
     for im,key in (('WV2', 'WV2'), ('IKONOS', 'IK')):
         v2,_,zhou = want[key]['SCC variants GSA: v2 sobel-mag, v1 sobel-y, laplacian-Zhou global CC per band']
         x,y = (rf.cut(load(im, 'rr', n)) for n in ('fused_GSA.npy', 'I_GT.npy'))
@@ -80,7 +80,7 @@ def test_scc_has_several_meanings():
 
 @needs_reference
 def test_conventions_that_move_the_numbers():
-    want = json.loads((shared/'sensitivity.json').read_text())['WV2']
+    want = json.loads((shared/'sensitivity.json').read_text('utf-8'))['WV2']
     x,y = load('WV2', 'rr', 'fused_GSA.npy'),load('WV2', 'rr', 'I_GT.npy')
     cases = {'GSA metrics uncut 256': (x, y), 'GSA cut dim_cut=11 (v1 toolbox)': (rf.cut(x, 11), rf.cut(y, 11)),
         'GSA cut 20:-20 (216)': (x[..., 20:-20, 20:-20], y[..., 20:-20, 20:-20])}

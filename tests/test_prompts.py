@@ -1,6 +1,7 @@
 "Prompts: the real text encoder, a tiny GLM-4V, a scripted endpoint, the cache, and no extra at all."
-import base64, io, json, logging, pickle, subprocess, sys, threading, time, traceback
+import base64, contextlib, io, json, logging, pickle, socket, subprocess, sys, threading, time, traceback
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 import numpy as np, pytest, torch
 from PIL import Image
 from pansharp_nb import cli, prompts as P
@@ -67,7 +68,7 @@ def bge(tmp_path_factory):
     m = tr.BertModel(tr.BertConfig(vocab_size=len(vocab), initializer_range=.3, **kw))
     m.save_pretrained(d)
     (d/'1_Pooling').mkdir()
-    (d/'1_Pooling'/'config.json').write_text(json.dumps(dict(pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)))
+    (d/'1_Pooling'/'config.json').write_text(json.dumps(dict(pooling_mode_cls_token=True, pooling_mode_mean_tokens=False)), 'utf-8')
     return d
 
 def test_a_bge_folder_equals_transformers(bge):
@@ -88,8 +89,8 @@ def test_what_is_wrong_with_a_folder_is_said(bge, tmp_path):
     bad('b', lambda d: (d/'model.safetensors').write_bytes((d/'model.safetensors').read_bytes()[:999]), ValueError, 'fetch the model again')
     bad('c', lambda d: (d/'model.safetensors').unlink(), (ValueError, FileNotFoundError), 'model.safetensors')
     bad('d', lambda d: (d/'tokenizer.json').unlink(), ValueError, 'tokenizer.json')
-    bad('e', lambda d: (d/'config.json').write_text('{"model_type": "roberta", "hidden_act": "gelu"}'), ValueError, 'give a BERT')
-    bad('f', lambda d: (d/'config.json').write_text('{'), ValueError, 'not JSON')
+    bad('e', lambda d: (d/'config.json').write_text('{"model_type": "roberta", "hidden_act": "gelu"}', 'utf-8'), ValueError, 'give a BERT')
+    bad('f', lambda d: (d/'config.json').write_text('{', 'utf-8'), ValueError, 'not JSON')
 
 # ---- statistics
 
@@ -200,8 +201,8 @@ def test_glm_through_the_cache(glm, ds, tmp_path):
 
 def test_code_in_a_folder_is_not_run(tmp_path, ds):
     pytest.importorskip('transformers')
-    (tmp_path/'config.json').write_text(json.dumps(dict(model_type='evil', auto_map=dict(AutoConfig='evil.C', AutoModelForImageTextToText='evil.M'))))
-    (tmp_path/'evil.py').write_text(f'open({str(tmp_path/"ran")!r}, "w")\nclass C: pass\nclass M: pass\n')
+    (tmp_path/'config.json').write_text(json.dumps(dict(model_type='evil', auto_map=dict(AutoConfig='evil.C', AutoModelForImageTextToText='evil.M'))), 'utf-8')
+    (tmp_path/'evil.py').write_text(f'open({str(tmp_path/"ran")!r}, "w")\nclass C: pass\nclass M: pass\n', 'utf-8')
     with pytest.raises(Exception, match='trust_remote_code|evil'): P.HFVisionProvider(tmp_path).describe(*P.view(ds))
     assert not (tmp_path/'ran').exists()
 
@@ -276,6 +277,66 @@ def test_slow_answers_are_given_up(fake, ds, slow):
     with pytest.raises(P.NoPrompt, match='in 2 tries .*timed out'): chat(s, timeout=.3, tries=2).describe(*P.view(ds))
     assert time.monotonic()-t<2.5 and len(s.seen)==2
 
+@pytest.fixture
+def raw(monkeypatch):
+    "A server of bytes: sends the pieces to whoever comes, a pause before each; `gone` fills as the others hang up."
+    monkeypatch.setenv('TEST_KEY', KEY)
+    doors = []
+    def start(pieces, pause):
+        door,gone = socket.create_server(('127.0.0.1', 0)),[]
+        def greet(c):
+            try:
+                for p in pieces: time.sleep(pause), c.sendall(p)
+                while c.recv(4096): pass
+            except OSError: pass
+            finally: gone.append(c), c.close()
+        def serve():
+            with contextlib.suppress(OSError):
+                while True: threading.Thread(target=greet, args=(door.accept()[0],), daemon=True).start()
+        threading.Thread(target=serve, daemon=True).start()
+        doors.append(door)
+        return SimpleNamespace(url=f'http://127.0.0.1:{door.getsockname()[1]}/v1', gone=gone)
+    yield start
+    for d in doors: d.close()
+
+def drops(b): return [b[i:i+1] for i in range(len(b))]*40
+
+ok = b'HTTP/1.1 200 OK\r\n'
+dripping = {'nothing': [], 'status line': drops(ok[:-2]), 'headers': [ok, *drops(b'X-Header: more and more\r\n')],
+    'continue': drops(b'HTTP/1.1 100 Continue\r\n\r\n'), 'body': [ok+b'Content-Length: 9999\r\n\r\n', *drops(b'{')],
+    'chunks': [ok+b'Transfer-Encoding: chunked\r\n\r\n', *drops(b'1\r\n{\r\n')]}
+
+@pytest.mark.parametrize('pieces', dripping.values(), ids=dripping)
+def test_a_server_that_drips_anywhere_ends_at_the_limit(raw, ds, pieces):
+    "Each byte would start a socket's own time-out anew; the connection is shut, too."
+    s,t = raw(pieces, .05),time.monotonic()
+    with pytest.raises(P.NoPrompt, match='in 1 tries .*timed out'): chat(s, timeout=.5, tries=1).describe(*P.view(ds))
+    assert .4<time.monotonic()-t<1.5
+    while not s.gone and time.monotonic()-t<3: time.sleep(.02)
+    assert s.gone, 'the connection is still open'
+
+@pytest.mark.parametrize('stuck', ['lookup', 'connect'])
+def test_a_name_or_a_connection_that_hangs_ends_at_the_limit(ds, monkeypatch, stuck):
+    monkeypatch.setenv('TEST_KEY', KEY)
+    sent = []
+    def hang(*a, **kw):
+        time.sleep(.6)
+        if stuck=='lookup': raise OSError('never')
+        return SimpleNamespace(sendall=sent.append, setsockopt=lambda *a: None, close=lambda: None) # comes too late
+    monkeypatch.setattr(socket, 'getaddrinfo' if stuck=='lookup' else 'create_connection', hang)
+    p,t = chat(SimpleNamespace(url='http://127.0.0.1:9/v1'), timeout=.2, tries=1),time.monotonic()
+    with pytest.raises(P.NoPrompt, match='timed out'): p.describe(*P.view(ds))
+    assert time.monotonic()-t<.55
+    time.sleep(.6)
+    assert not sent
+
+def test_an_endless_answer_is_cut(raw, ds, monkeypatch):
+    monkeypatch.setattr(P, 'most', 2**16)
+    for head in (ok+b'\r\n', ok+b'Content-Length: 99999999999\r\n\r\n', b'HTTP/1.1 500 Oops\r\n\r\n'):
+        s = raw([head] + [b' '*2**14]*50, 0)
+        with pytest.raises(ValueError, match='answers with more than') as e: chat(s, tries=3).describe(*P.view(ds))
+        assert '\n' not in str(e.value)
+
 @pytest.mark.parametrize('bad', [b'', b'[', b'null', b'{}', b'{"choices": []}', b'[1]', json.dumps(said(None)).encode(), json.dumps(said(' ')).encode(), b'\xff\xfe', b'['*10000])
 def test_malformed_answers_are_one_line(fake, ds, bad):
     s = fake((200, bad))
@@ -290,9 +351,17 @@ def test_refusals_are_not_tried_again(fake, ds):
 
 def test_a_redirect_does_not_get_the_key(fake, ds):
     other = fake((200, said('stolen')))
-    s = fake((302, b'', {'Location': other.url+'/chat/completions'}))
-    with pytest.raises(ValueError, match='has moved'): chat(s).describe(*P.view(ds))
+    for status in (301, 302, 303, 307, 308):
+        for to in (other.url+'/chat/completions', 'file:///etc/passwd', 'ftp://127.0.0.1/x', '/v1/elsewhere', ''):
+            s = fake((status, b'', {'Location': to}))
+            with pytest.raises(ValueError, match='has moved') as e: chat(s).describe(*P.view(ds))
+            assert len(s.seen)==1 and '\n' not in str(e.value)
     assert other.seen==[]
+
+@pytest.mark.parametrize('url', ['file:///etc/passwd', 'ftp://127.0.0.1/v1', 'data:,x', 'gopher://x/v1'])
+def test_nothing_but_http_is_spoken(url):
+    "Even where the check of the address is passed by."
+    with pytest.raises(OSError, match='unknown url type'): P._once(url, b'{}', '', 5)
 
 def test_nobody_listens(fake, ds):
     s = fake((200, said('x')))
@@ -324,7 +393,8 @@ def test_a_server_without_a_key(fake, ds):
     assert 'Authorization' not in s.seen[0][2]
     with pytest.raises(ValueError, match='wants a key'): p.describe(*P.view(ds))
 
-@pytest.mark.parametrize('url', ['host/v1', 'file:///etc/passwd', 'ftp://host/v1', 'http://user:pw@host/v1', 'https://host/v1?key=pw', 'http://', 'http://a b/v1'])
+@pytest.mark.parametrize('url', ['host/v1', 'file:///etc/passwd', 'ftp://host/v1', 'http://user:pw@host/v1', 'data:,x', 'http://',
+    'https://host/v1?key=pw', 'http://a b/v1', 'http://host:pw/v1', 'http://host:99999/v1', 'http://a..b/v1', 'http://[::1/v1', 'HTTP:/host'])
 def test_addresses_that_are_refused(url):
     with pytest.raises(ValueError) as e: P.OpenAIChatProvider(url, 'm')
     assert 'pw' not in str(e.value)
@@ -395,14 +465,14 @@ def test_many_writers_leave_whole_files_only(ds, tmp_path):
     assert sorted(f.suffix for f in tmp_path.iterdir())==['.json', '.npy']
 
 def test_a_cache_that_cannot_be_written(ds, tmp_path):
-    (tmp_path/'file').write_text('x')
+    (tmp_path/'file').write_text('x', 'utf-8')
     with pytest.raises(OSError, match='choose another folder'): P.prompt_vectors([ds], Counting(), P.HashEmbedder(8), tmp_path/'file')
 
 def test_missing_prompts(ds, tmp_path):
     with pytest.raises(P.NoPrompt, match='prompts build'): P.prompt_vectors([ds], cache=tmp_path, embedder=P.HashEmbedder(8), ask=False)
     with pytest.warns(UserWarning, match='1 of 2 images have no prompt'):
         rows = tmp_path/'t.jsonl'
-        rows.write_text(json.dumps(dict(name=ds.name, text='Roofs.')))
+        rows.write_text(json.dumps(dict(name=ds.name, text='Roofs.')), 'utf-8')
         t,said = P.prompt_vectors([ds, made_up('QB', size=64)], P.FileProvider(rows), P.HashEmbedder(8), on_missing='zero')
     assert said==['Roofs.', ''] and t[1].abs().sum()==0 and abs(t[0].norm()-1)<1e-5
     with pytest.raises(ValueError, match='error'): P.prompt_vectors([ds], on_missing='none')
@@ -411,14 +481,14 @@ def test_missing_prompts(ds, tmp_path):
 
 def test_a_file_names_its_scenes(ds, tmp_path):
     f = tmp_path/'t.jsonl'
-    def write(*rows): f.write_text('\n'.join(map(json.dumps, rows)))
+    def write(*rows): f.write_text('\n'.join(map(json.dumps, rows)), 'utf-8')
     write(dict(name=ds.name, text='Roofs.'), dict(name='b', text='Sea.'))
     run = lambda d: P.prompt_vectors([d], P.FileProvider(f), P.HashEmbedder(8), tmp_path/'c')[1]
     assert run(ds)==['Roofs.'] and run(ds.assign_attrs(name='b'))==['Sea.'], 'same pixels, other name'
     write(dict(name=ds.name, text='Corrected.'))
     assert run(ds)==['Corrected.']
     for bad in ('x', '[]', '{"name": 1, "text": "a"}', '{"name": "a"}'):
-        f.write_text(bad)
+        f.write_text(bad, 'utf-8')
         with pytest.raises(ValueError, match='line 1'): P.FileProvider(f)
     write(dict(name='a', text='1'), dict(name='a', text='2'))
     with pytest.raises(ValueError, match='line 2: a second text'): P.FileProvider(f)

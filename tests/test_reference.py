@@ -22,7 +22,7 @@ def inputs(name, protocol): # exact float64 inputs: no array that was stored in 
     return wald(ms[None], pan[None, None], name)
 
 @lru_cache
-def expected(): return json.loads((shared/'reference/reference_metrics.json').read_text())['images']
+def expected(): return json.loads((shared/'reference/reference_metrics.json').read_text('utf-8'))['images']
 
 def errors(name, protocol, m):
     "Relative error of each metric that the reference has."

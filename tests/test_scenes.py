@@ -42,7 +42,7 @@ def one_line(e, *parts):
 
 def test_all_real_scenes_open(scenes):
     "As the index of the folder says, with their numbers and types untouched."
-    rows = list(csv.DictReader(open(scenes/'index.csv')))
+    rows = list(csv.DictReader(open(scenes/'index.csv', encoding='utf-8')))
     assert len(rows)==len(list(scenes.glob('*.nc')))
     for r in rows:
         ds = open_scene(scenes/f'{r["name"]}.nc', pan=False if r['kind']=='ms_only' else None)
@@ -532,15 +532,16 @@ def test_fetch_trusts_the_first_use(server):
     row = dict(name='lab', url=f'{url}/a.mat', sensor='QB', licence='ours')
     got = fetch.get(row, out)
     assert got==out/'lab.nc' and open_scene(got).licence=='ours' and open_scene(got).source==row['url']
-    note = (out/'downloads'/'a.mat.sha256').read_text()
+    note = (out/'downloads'/'a.mat.sha256').read_text('utf-8')
     assert note==f'{hashlib.sha256(f.read_bytes()).hexdigest()}  a.mat\n'
     assert fetch.get(row, out)==got and h.asked==1
     raw = out/'downloads'/'a.mat'
     raw.write_bytes(b'x'+raw.read_bytes()[1:])
     with pytest.raises(ValueError) as e: fetch.get(row, out)
-    one_line(e, raw, 'delete it')
+    one_line(e, raw, 'damaged', 'is removed')
+    assert not raw.exists() and fetch.get(row, out)==got and h.asked==2
     raw.unlink()
-    assert fetch.get(row, out)==got and h.asked==1
+    assert fetch.get(row, out)==got and h.asked==2
     got.unlink()
     mat(d, seed=1)
     with pytest.raises(ValueError) as e: fetch.get(row, out)
@@ -553,7 +554,7 @@ def test_fetch_known_checksum(server):
     row = dict(name='lab', url=f'{url}/a.mat', sensor='QB', sha256=hashlib.sha256(f.read_bytes()).hexdigest())
     fetch.get(row, out)
     with pytest.raises(ValueError) as e: fetch.get(row | dict(name='lab2', sha256='0'*64), out)
-    one_line(e, 'has changed', '0'*12)
+    one_line(e, 'damaged', '0'*12)
 
 @pytest.mark.parametrize('where', ['broken.mat', 'absent.mat'])
 def test_fetch_interrupted_or_absent(server, where):

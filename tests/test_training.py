@@ -40,7 +40,7 @@ def here(*args): # in this process: exit code, what was said
     return code, out.getvalue(), err.getvalue()
 
 def losses(run):
-    with next(run.glob('metrics/*/metrics.csv')).open() as f: return [float(r['loss']) for r in csv.DictReader(f) if r['loss']]
+    with next(run.glob('metrics/*/metrics.csv')).open(encoding='utf-8') as f: return [float(r['loss']) for r in csv.DictReader(f) if r['loss']]
 
 @pytest.fixture(scope='module')
 def whole(ground, tmp_path_factory):
@@ -70,7 +70,7 @@ def test_killed_and_resumed_is_the_same_to_the_last_bit(whole, killed, ground, t
     assert f.read_bytes()==whole.read_bytes()
     a,b = (torch.load(p.parent/'last.ckpt', weights_only=True)['state_dict'] for p in (f, whole))
     assert all(torch.equal(a[k], b[k]) for k in b)
-    cards = [json.loads(p.with_suffix('.json').read_text()) for p in (f, whole)]
+    cards = [json.loads(p.with_suffix('.json').read_text('utf-8')) for p in (f, whole)]
     assert cards[0]['validation']==cards[1]['validation']
 
 def test_full_disk_leaves_the_last_checkpoint(killed, ground, tmp_path):

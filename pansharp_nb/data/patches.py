@@ -10,6 +10,7 @@ import h5py, math
 import numpy as np, torch
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from .licences import licence_of
 from .degrade import decimate, mtf_filter, wald
 from .registration import move
 from .scaling import band_order, scale_of
@@ -77,7 +78,7 @@ def _of_file(f, bands, ratio, protocol, part, without, max_shift, tests):
     span = (0, ds.sizes['y_ms']) if f.is_dir() or f.stem.startswith('valid') else _span(ds, '' if tests else f.stem, part, k)
     if span is None: return []
     shape = k*(span[1]-span[0]), k*ds.sizes['x_ms']
-    g = Ground(f, 0, a['name'], replace(s, bit_depth=s.bit_depth or 1), take, shape, truth, span, a['bit_depth']==8, str(a.get('licence', 'unknown')), False)
+    g = Ground(f, 0, a['name'], replace(s, bit_depth=s.bit_depth or 1), take, shape, truth, span, a['bit_depth']==8, licence_of(f) if f.suffix=='.nc' else str(a.get('licence', 'not stated')), False)
     n = _kept(f, samples(f), part)
     return [replace(g, index=i, name=f'{f.stem}_{i}' if len(n)>1 else g.name, stack=f.is_file() and len(n)>1) for i in n]
 
