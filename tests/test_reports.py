@@ -42,7 +42,7 @@ def test_report(nb, smoke):
     "`pansharp-nb all` made it, with its outputs where they belong."
     for ext in ('ipynb', 'csv', 'md', 'tex', 'html', 'json'):
         assert made(nb, ext).exists() and made(nb, ext).stat().st_size, smoke[1][-3000:]
-    assert json.loads(made(nb, 'json').read_text())['profile']=='smoke'
+    assert json.loads(made(nb, 'json').read_text('utf-8'))['profile']=='smoke'
     cells = nbformat.read(made(nb), 4).cells
     assert all(c.execution_count for c in cells if c.cell_type=='code' and c.source) and any(c.get('outputs') for c in cells)
 
@@ -80,10 +80,10 @@ def test_a_failure_is_kept_and_named(project):
     at = project/'reports'/'smoke'/'tables'
     assert code==1 and 'bad.ipynb' in said and 'what failed is named above' in said
     assert (at/'good.ipynb').exists() and not (at/'bad.ipynb').exists()
-    assert 'ZeroDivisionError' in (project/'reports'/'logs'/'tables-bad.ipynb').read_text()
+    assert 'ZeroDivisionError' in (project/'reports'/'logs'/'tables-bad.ipynb').read_text('utf-8')
     locks = project/'.snakemake'/'locks'
     locks.mkdir(exist_ok=True)
-    (locks/'0.output.lock').write_text('reports/smoke/tables/bad.ipynb\n') # as `kill -9` leaves it
+    (locks/'0.output.lock').write_text('reports/smoke/tables/bad.ipynb\n', 'utf-8') # as `kill -9` leaves it
     code,said = every(project)
     assert code==1 and 'pansharp-nb all --unlock, then again' in said
 
