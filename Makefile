@@ -2,6 +2,7 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
+unexport PYTHONDONTWRITEBYTECODE # pip compiles nothing here, so what is imported first must stay
 
 .PHONY: table1 test reports site bench clean
 
@@ -9,7 +10,7 @@ table1: $(VENV)/dev           ## the leaderboard at reduced resolution -> report
 	$(BIN)/pansharp-nb run table1
 
 test: $(VENV)/dev             ## everything CI checks
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadgroup
+	$(BIN)/python -m pytest -n logical --maxprocesses 4
 
 reports: $(VENV)/dev          ## every table and figure that is not up to date
 	$(BIN)/pansharp-nb all -c2 -k

@@ -64,6 +64,16 @@ def pair(bands=4, h=9, w=6, r=4, B=2, dtype=torch.float32):
     g = torch.Generator().manual_seed(0)
     return torch.rand(B, bands, h, w, generator=g, dtype=dtype), torch.rand(B, 1, r*h, r*w, generator=g, dtype=dtype)
 
+together = 'tests/test_reports.py', 'tests/test_training.py' # what one run leaves all tests of the file read
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    "Tests go to the workers one by one, but for `together`, which start first."
+    from xdist.scheduler import LoadScopeScheduling
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid): return f if (f := nodeid.split('::')[0]) in together else nodeid
+    return Scheduling(config, log)
+
 def pytest_terminal_summary(terminalreporter):
     "What the seconds buy, file by file."
     seconds,tests = Counter(),Counter()

@@ -70,13 +70,15 @@ def complete(said):
     assert {'PreMix-B', 'PreMix-H', 'MFMIF-Net', 'DCFNet', 'SIDP', 'SUM-DUN'} <= {m['name'] for m in methods if m['weights']}
 
 alone = """import sys, pkgutil
-sys.path.insert(0, sys.argv[1])
+from importlib.metadata import requires
+tests,site,extra = sys.argv[1:]
+sys.path.insert(0, tests)
 from closure import only
-only([sys.argv[2]])
+only([r.partition(';')[0] for r in requires('pansharp-nb') if 'extra ==' not in r or extra and extra in r]) # of the wheel
 del sys.path[0]
 import pansharp_nb
 from pansharp_nb.cli import main
-assert pansharp_nb.__file__.startswith(sys.argv[3]), pansharp_nb.__file__
+assert pansharp_nb.__file__.startswith(site), pansharp_nb.__file__
 def every(): return [m.name for m in pkgutil.walk_packages(pansharp_nb.__path__, 'pansharp_nb.')]
 """
 
@@ -84,9 +86,10 @@ def test_wheel(tmp_path):
     "Built, installed with nothing else, called and imported far from the clone where only what its dependencies bring is found: all are declared."
     site = tmp_path/'site'
     run(sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--no-compile', '--no-index', '--target', site, build(tmp_path))
-    def call(extra, code): return run(sys.executable, '-c', alone+code, root/'tests', f'pansharp-nb{extra}', site, cwd=tmp_path, env={'PYTHONPATH': str(site), 'PANSHARP_NB_DATA': ''})
+    def call(extra, code): return run(sys.executable, '-c', alone+code, root/'tests', site, extra, cwd=tmp_path, env={'PYTHONPATH': str(site), 'PANSHARP_NB_DATA': ''})
     complete(call('', "main(['methods', '--json'])\nfor m in every(): m.endswith('.training') or __import__(m)"))
-    assert len(call('[train]', 'import pansharp_nb.training\nprint(*every())').split())>60
+    assert len(call('train', 'import pansharp_nb.training\nprint(*every())').split())>60
+    assert (site/'bin'/'pansharp-nb').exists() and {p.name for p in site.glob('*.dist-info/licenses/*')}=={'LICENSE', 'NOTICE'}
 
 @pytest.mark.venv
 def test_wheel_in_a_clean_venv(tmp_path):

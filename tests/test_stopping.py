@@ -2,6 +2,7 @@
 import os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import nbformat, pandas as pd, pytest, torch
+from pansharp_nb.cli import main
 from pansharp_nb.data.scenes import save_scene
 from pansharp_nb.data.synthetic import made_up
 from pansharp_nb.writing import owned, write
@@ -31,22 +32,22 @@ def ground(tmp_path_factory):
     return d
 
 def training(ground, out, *more):
-    return start('train', '--model', 'DiCNN1', '--scenes', ground, '--out', out, '--set', 'steps=100000', '--set', 'batch=2', '--set', 'patch=32', '--save-every', 5,
-        '--accelerator', 'cpu', '--devices', 1, *more)
+    return [str(a) for a in ('train', '--model', 'DiCNN1', '--scenes', ground, '--out', out, '--set', 'steps=100000', '--set', 'batch=2', '--set', 'patch=32',
+        '--save-every', 5, '--accelerator', 'cpu', '--devices', 1, *more)]
 
 # a training
 
 @posix
 @both
-def test_training(ground, tmp_path, how):
+def test_training(ground, tmp_path, how, capfd):
     pytest.importorskip('lightning')
-    p = training(ground, out := tmp_path/'run')
+    p = start(*training(ground, out := tmp_path/'run'))
     once(p, (out/'last.ckpt').exists)
     with pytest.raises(RuntimeError, match='wait for it'):
         with owned(out): pass
-    rival = training(ground, out, '--resume')
-    said = rival.communicate(timeout=120)[1]
-    assert rival.returncode==1 and said.count('\n')==1 and 'another run is at work' in said
+    rival = main(training(ground, out, '--resume'))
+    said = capfd.readouterr().err
+    assert rival==1 and said.count('\n')==1 and 'another run is at work' in said
     p.send_signal(how)
     err = p.communicate(timeout=60)[1]
     assert p.returncode==128+how and f'stopped by {how.name}: go on from the last checkpoint with --resume' in err and 'Traceback' not in err
@@ -76,8 +77,8 @@ def test_a_bad_checkpoint_is_one_line(ground, tmp_path, bad):
     c = torch.load(f, weights_only=True)
     if bad=='empty': f.write_bytes(b'')
     if bad=='cut': f.write_bytes(f.read_bytes()[:-5000])
-    if bad=='text': f.write_text('no checkpoint')
-    if bad=='words': (tmp_path/'run.json').write_text('{"model": ')
+    if bad=='text': f.write_text('no checkpoint', 'utf-8')
+    if bad=='words': (tmp_path/'run.json').write_text('{"model": ', 'utf-8')
     if bad=='nan': next(iter(c['state_dict'].values()))[:] = float('nan')
     if bad=='other': c['state_dict'] = {k+'x': v for k,v in c['state_dict'].items()}
     if bad in ('nan', 'other'): torch.save(c, f)
@@ -102,7 +103,7 @@ slow = 'import pathlib, time, os\npathlib.Path("began").write_text(str(os.getpid
 def alive(pid):
     try: os.kill(pid, 0)
     except ProcessLookupError: return False
-    return 'Z' not in Path(f'/proc/{pid}/stat').read_text("utf-8").split(')')[-1] if Path(f'/proc/{pid}/stat').exists() else True
+    return 'Z' not in Path(f'/proc/{pid}/stat').read_text('utf-8').split(')')[-1] if Path(f'/proc/{pid}/stat').exists() else True
 
 @posix
 @pytest.mark.parametrize('command,how', [('all', signal.SIGTERM), ('all', signal.SIGINT), ('run', signal.SIGTERM)], ids=lambda x: getattr(x, 'name', x))
@@ -111,8 +112,8 @@ def test_reports(tmp_path, command, how):
     (at/'wait').touch()
     argv = ('all', '--profile', 'smoke') if command=='all' else ('run', 'slow', '-p', 'profile', 'smoke')
     p = start(*argv, cwd=at)
-    once(p, lambda: (at/'began').exists() and (at/'began').read_text())
-    kernel = int((at/'began').read_text())
+    once(p, lambda: (at/'began').exists() and (at/'began').read_text('utf-8'))
+    kernel = int((at/'began').read_text('utf-8'))
     rival = start(*argv, cwd=at)
     said = rival.communicate(timeout=60)[1]
     assert rival.returncode==1 and 'is at work' in last(said)
@@ -139,16 +140,15 @@ def test_finished_scenes_are_written_when_the_rest_is_stopped(ground, tmp_path):
     for k in range(1, 9): os.link(tmp_path/'0'/'big.nc', tmp_path/f'{k}'/'big.nc')
     out,log = tmp_path/'scores.csv',tmp_path/'log'
     with log.open('w') as f: p = start('score', *(tmp_path/f'{k}'/'big.nc' for k in range(9)), '--methods', 'EXP,CNMF', '-o', out, stderr=f)
-    once(p, lambda: 'becomes 2/' in log.read_text()) # two scenes are done
+    once(p, lambda: 'becomes 2/' in log.read_text('utf-8')) # two scenes are done
     assert not out.exists()
     p.send_signal(signal.SIGTERM)
-    assert p.wait(60)==143 and 'scenes were finished and are written' in last(log.read_text())
+    assert p.wait(60)==143 and 'scenes were finished and are written' in last(log.read_text('utf-8'))
     d = pd.read_csv(out)
     assert {'big', '1/big'}<={*d.scene} and d.scene.nunique()<9 and d.groupby('scene').method.nunique().eq(2).all()
 
 def test_many_scenes(ground, tmp_path, capfd):
     "The good ones are written, the bad one is named; two of one name are told apart; one given twice counts once."
-    from pansharp_nb.cli import main
     bad,twin = tmp_path/'bad.nc',tmp_path/'QB.nc'
     bad.write_bytes((ground/'GF2.nc').read_bytes()[:3000])
     shutil.copy(ground/'QB.nc', twin)
@@ -164,7 +164,6 @@ def test_many_scenes(ground, tmp_path, capfd):
     ['train', '--model', 'FusionNet', '--devices', 'none'], ['train', '--model', 'FusionNet', '--precision', '8'], ['run', 'table1', '--reports', '{s}/x'], ['score', '{s}', '--bits', '0']])
 def test_a_wrong_call_costs_no_work(ground, tmp_path, capfd, argv, monkeypatch):
     from pansharp_nb import scoring
-    from pansharp_nb.cli import main
     monkeypatch.setattr(scoring, 'score', lambda *a, **k: pytest.fail('work was done'))
     s = shutil.copy(ground/'QB.nc', tmp_path/'s.nc')
     (tmp_path/'l').symlink_to(s)
@@ -179,12 +178,11 @@ def test_what_is_no_file_is_written_as_it_is(ground, tmp_path):
     p = start('score', ground/'QB.nc', '--methods', 'EXP', '-o', '/dev/stdout')
     text = p.communicate(timeout=120)[0]
     assert text.startswith('method,scene,') and Path('/dev/stdout').exists()
-    from pansharp_nb.cli import main
     reader = subprocess.Popen(['cat', pipe], stdout=subprocess.PIPE, text=True)
     assert main(['score', str(ground/'QB.nc'), '--methods', 'EXP', '-o', str(pipe)])==0
     assert reader.communicate(timeout=60)[0]==text and pipe.is_fifo()
     assert main(['score', str(ground/'QB.nc'), '--methods', 'EXP', '-o', str(tmp_path/'link')])==0
-    assert (tmp_path/'link').is_symlink() and real.read_text()==text
+    assert (tmp_path/'link').is_symlink() and real.read_text('utf-8')==text
     if Path('/dev/full').exists(): assert main(['score', str(ground/'QB.nc'), '--methods', 'EXP', '-o', '/dev/full'])==1
     assert sorted(p.name for p in tmp_path.iterdir())==['link', 'pipe', 'real.csv']
 
@@ -196,9 +194,8 @@ def test_no_room(tmp_path):
     code = f'import resource, signal\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nresource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\nfrom pansharp_nb.writing import write\nwrite({str(f)!r}, "new"*100)'
     p = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert p.returncode and 'cannot write' in last(p.stderr) and str(f) in last(p.stderr)
-    assert f.read_text()=='old' and [p.name for p in tmp_path.iterdir()]==['x.csv']
+    assert f.read_text('utf-8')=='old' and [p.name for p in tmp_path.iterdir()]==['x.csv']
 
 def test_version(capfd):
     from pansharp_nb import __version__
-    from pansharp_nb.cli import main
     assert main(['--version'])==0 and capfd.readouterr().out==f'pansharp-nb {__version__}\n'

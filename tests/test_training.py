@@ -10,7 +10,7 @@ from pansharp_nb.models.networks import networks
 from pansharp_nb.recipes import recipe, recipes
 from pansharp_nb.training import rate
 pytest.importorskip('lightning')
-pytestmark = [pytest.mark.xdist_group('training'), pytest.mark.usefixtures('one_thread')] # one run whole, one killed, for all
+pytestmark = pytest.mark.usefixtures('one_thread')
 
 STEPS = 60
 BIN = Path(sys.executable).with_name('pansharp-nb')

@@ -1,6 +1,7 @@
 """A papermill that is warm: what reports import is imported once, each call is a fork of that process, in which papermill's own
 command line runs the cells. `python warm.py SOCKET ARGUMENTS` asks, `python warm.py SOCKET` alone answers."""
-import json, os, signal, socket, sys
+import json, os, socket, sys
+from contextlib import suppress
 
 def ask(at, argv): # our streams go with the words, so what is said is said here
     with socket.socket(socket.AF_UNIX) as s:
@@ -61,18 +62,21 @@ def here(): # papermill's engine that runs cells in this process
     papermill_engines.register('here', Here)
 
 def serve(at):
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN) # who is done is gone
     with socket.socket(socket.AF_UNIX) as s:
         s.bind(at)
         s.listen(64) # who asks now waits for the imports
-        import papermill.cli # noqa: F401
+        import pandas.io.formats.style, papermill.cli # noqa: F401
         from pansharp_nb import training # noqa: F401
         from pansharp_nb.papers import ablations, claims, comparison # noqa: F401
         here()
-        while True:
-            c,_ = s.accept()
+        s.settimeout(1)
+        parent = os.getppid()
+        while os.getppid()==parent: # nobody is left behind
+            with suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]: pass
+            try: c,_ = s.accept()
+            except TimeoutError: continue
             if not os.fork():
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 s.close()
                 answer(c)
                 os._exit(0)
