@@ -110,8 +110,8 @@ def reports_dir(
     kind:str='tables',  # `tables` or `figures`
     profile:str='paper' # name of the profile
 )->Path:
-    "Where reports are written; made if missing."
-    d = root()/config()['paths']['reports']/('smoke' if profile=='smoke' else '')/kind
+    "Where reports are written; made if missing. `PANSHARP_NB_REPORTS` names another folder than settings.ini does."
+    d = root()/(os.environ.get('PANSHARP_NB_REPORTS') or config()['paths']['reports'])/('smoke' if profile=='smoke' else '')/kind
     try: d.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise OSError(f'cannot make {d}: {e.strerror}; name another in settings.ini') from None
     return d
