@@ -6,46 +6,53 @@
 __all__ = ['raster', 'stacked', 'landsat_files', 'landsat_sensor', 'landsat', 'unpacked']
 
 # %% ../../nbs/data/rasters.ipynb #84fe1f12
-import numpy as np, os, rasterio, re, tarfile, warnings
+import numpy as np, os, rasterio, re, shutil, tarfile, warnings
 import xml.etree.ElementTree as ET
 from contextlib import contextmanager
 from dataclasses import replace
 from . import grids, sensors
-from .files import Layer, Refused, allowed, empty, envi_header, kind, lacking, reading, regular, scale, shown, there
+from .files import Layer, Refused, allowed, empty, envi_header, kind, lacking, plain, reading, regular, scale, shown
 from pathlib import Path
 from rasterio import Affine
-from rasterio.crs import CRS
-from rasterio.enums import ColorInterp, MaskFlags
+from rasterio.enums import MaskFlags
 from tempfile import TemporaryDirectory
 
 # %% ../../nbs/data/rasters.ipynb #6988e572
 _alone = dict(GDAL_DISABLE_READDIR_ON_OPEN='EMPTY_DIR', GDAL_PAM_ENABLED='NO', GDAL_ERROR_ON_LIBJPEG_WARNING='TRUE')
 
 @contextmanager
-def _quiet(driver): # ENVI has to find its header; nothing else of the folder is asked for
-    with warnings.catch_warnings(), rasterio.Env(**_alone | (dict(GDAL_DISABLE_READDIR_ON_OPEN='TRUE') if driver=='ENVI' else {})):
+def _quiet(**how):
+    with warnings.catch_warnings(), rasterio.Env(**_alone | how):
         warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
         yield
 
 @contextmanager
 def _opened(path, driver): # a rasterio dataset
-    p = _envi_data(path) if driver=='ENVI' else path
-    try: plain = bool(os.path.abspath(p).encode())
-    except UnicodeEncodeError: plain = False
-    with _quiet(driver):
-        if driver=='VRT':
-            with rasterio.MemoryFile(_vrt(path), ext='.vrt') as m, m.open(driver=driver) as f: yield f
-        elif plain:
-            with rasterio.open(os.path.abspath(p), driver=driver) as f: yield f
-        else:
-            with rasterio.MemoryFile(p.read_bytes()) as m, m.open(driver=driver) as f: yield f
+    if driver=='ENVI': how = _envi(path)
+    elif driver=='VRT': how = _in_memory(_vrt(path)[0], driver, ext='.vrt')
+    elif shown(path)==str(path): how = rasterio.open(os.path.abspath(path), driver=driver)
+    else: how = _in_memory(path.read_bytes(), driver)
+    with how as f: yield f
 
-def _envi_data(p): # the file of numbers beside a header
-    if p.suffix.lower()!='.hdr': return p
-    ends = '', '.img', '.dat', '.bsq', '.bil', '.bip', '.raw'
-    found = [f for f in (p.with_suffix(e) for e in ends) if f.is_file()]
-    if not found: raise Refused(f'{shown(p)} has no file of numbers beside it: give {p.stem}.img, .dat, .bsq, ... too')
-    return regular(found[0])
+@contextmanager
+def _in_memory(data, driver, **kw):
+    with rasterio.MemoryFile(data, **kw) as m, m.open(driver=driver) as f: yield f
+
+# %% ../../nbs/data/rasters.ipynb #c6d928fd
+@contextmanager
+def _envi(path):
+    data,header = _envi_pair(path)
+    with TemporaryDirectory() as d:
+        for f,name in ((data, 'x.img'), (header, 'x.hdr')):
+            try: (Path(d)/name).symlink_to(f.absolute())
+            except OSError: shutil.copyfile(f, Path(d)/name) # a system without links
+        with rasterio.Env(GDAL_DISABLE_READDIR_ON_OPEN='TRUE'), rasterio.open(f'{d}/x.img', driver='ENVI') as f: yield f
+
+def _envi_pair(p): # numbers and header; either may be named
+    if p.suffix.lower()!='.hdr': return p, regular(envi_header(p))
+    found = [f for f in (p.with_suffix(e) for e in plain) if f.is_file()]
+    if not found: raise Refused(f'{shown(p)} has no file of numbers beside it: give {shown(p.stem)}.img, .dat, .bsq, ... too')
+    return regular(found[0]), p
 
 # %% ../../nbs/data/rasters.ipynb #e58a7353
 _mosaic = set('VRTDataset SRS GeoTransform Metadata MDI VRTRasterBand NoDataValue ColorInterp Description Offset Scale UnitType '
@@ -57,11 +64,12 @@ def _xml(path, most=2**22): # a tree; no entities, nothing declared
     if '<!DOCTYPE' in text or '<!ENTITY' in text: raise Refused(f'{shown(path)} declares entities: remove them')
     with reading(path, 'XML'): return ET.fromstring(text.encode())
 
-def _vrt(path):
+def _vrt(path): # XML to be trusted, and the images it names
     root,here = _xml(path),path.resolve().parent
     odd = {e.tag for e in root.iter()}-_mosaic | {e.get('subClass') for e in root.iter()}-{None, 'VRTSourcedRasterBand'}
     if root.tag!='VRTDataset' or odd:
         raise Refused(f'{shown(path)} is no plain mosaic of images ({", ".join(sorted(odd)) or root.tag}): gdal_translate it to GeoTIFF')
+    out = []
     for e in root.iter('SourceFilename'):
         text = (e.text or '').strip()
         if text.startswith('/vsi') or ':' in text or '<' in text: raise Refused(f'{shown(path)} names {shown(text)}: only local files are read')
@@ -69,7 +77,8 @@ def _vrt(path):
         if kind(f) in ('VRT', 'ENVI') or kind(f) not in ('GTiff', 'PNG', 'JPEG', 'JP2OpenJPEG', 'NITF'):
             raise Refused(f'{shown(path)} names {shown(text)}: only images are read, and no other VRT')
         e.text,e.attrib = str(f.resolve()),dict(relativeToVRT='0')
-    return ET.tostring(root)
+        out.append(f.resolve())
+    return ET.tostring(root), out
 
 # %% ../../nbs/data/rasters.ipynb #bcff1da8
 def _beside(p, *ends): # a small regular file with another ending, or `None`
@@ -131,41 +140,47 @@ def _unwritten(f): # booleans, same shape as the data, or `None`
     return np.broadcast_to(m.repeat(bh, 1).repeat(bw, 2)[:, :h, :w], (f.count, h, w)) if m.any() else None
 
 # %% ../../nbs/data/rasters.ipynb #8f465087
-def _masked(f, p): # booleans `(h, w)` of what a mask hides, or `None`
-    hidden = None
-    if f.driver!='ENVI' and MaskFlags.per_dataset in (o := f.mask_flag_enums[0]) and MaskFlags.alpha not in o: hidden = f.read_masks(1)==0
-    beside = _beside_mask(p)
-    if hidden is None and beside and kind(beside)=='GTiff':
-        with _opened(beside, 'GTiff') as m:
-            allowed(beside, (m.shape, 1), have=p.stat().st_size)
-            if m.shape==f.shape: hidden = m.read(1)==0
+def _masked(f, p, l): # booleans `(h, w)` of what a mask hides, or `None`
+    hidden,flags,beside = None,[] if f.driver=='ENVI' else f.mask_flag_enums[0],_beside_mask(p)
+    if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags: hidden = f.read_masks(1)==0
+    elif beside:
+        hidden = _mask_of(beside, f.shape, p)
+        if hidden is None: l.said.append(f'{shown(beside.name)} is no mask of its size and is left out')
     return hidden if hidden is not None and hidden.any() else None
+
+def _mask_of(path, shape, p):
+    try:
+        if kind(path)!='GTiff': return None
+    except Refused: return None
+    with _opened(path, 'GTiff') as m:
+        allowed(path, (m.shape, 1), have=p.stat().st_size)
+        return m.read(1)==0 if m.shape==shape else None
 
 def _beside_mask(p):
     m = p.with_name(p.name+'.msk')
-    return m if m.is_file() and m.stat().st_size else None
+    return m if m.is_file() else None
 
 # %% ../../nbs/data/rasters.ipynb #0519807c
 def _page(f, p, what):
     if not f.count: raise Refused('holds no bands: name the file with the image')
     if {'complex64', 'complex128', 'complex_int16'} & set(f.dtypes): raise Refused('holds complex numbers: give integers or floats')
     size,(bh,bw) = max(np.dtype(t).itemsize for t in f.dtypes),np.max(f.block_shapes, 0)
-    have = sum(_size(o) for o in ET.fromstring(_vrt(p)).iter('SourceFilename')) if f.driver=='VRT' else _envi_size(f, p, size)
+    mosaic = _vrt(p)[1] if f.driver=='VRT' else []
+    have = sum(o.stat().st_size for o in mosaic) or _envi_size(f, p, size)
     allowed(p, ((f.count, max(f.height, bh), max(f.width, bw)), size), have=have)
     grid,aux = _aux(p)
     colour = _colours(f, aux)
     gone = _unwritten(f) if f.driver=='GTiff' else None
     if gone is not None and gone.mean()>.1: lacking(Layer(None), gone, what)
     l = Layer(f.read(), grid=_grid(f) or grid or _world(p))
+    l.said += [f'reads {shown(o)}' for o in dict.fromkeys(mosaic) if o.parent!=p.resolve().parent]
     if gone is not None: lacking(l, gone, what)
-    if (m := _masked(f, p)) is not None: _hide(l, m, 'mask')
+    if (m := _masked(f, p, l)) is not None: _hide(l, m, 'mask')
     keep = _without_alpha(l, colour)
     l.names = [_words(f, i+1, colour[i], aux.get(i+1, {})) for i in keep]
     _numbers(l, f, keep, aux, what)
     l.facts = _facts(f)
     return l
-
-def _size(e): return Path(e.text).stat().st_size
 
 def _hide(l, m, by):
     l.bad = np.broadcast_to(m, l.a.shape) if l.bad is None else l.bad | m
@@ -178,7 +193,7 @@ def _grid(f):
 # %% ../../nbs/data/rasters.ipynb #7c0da8c9
 def _envi_size(f, p, size):
     if f.driver!='ENVI': return None
-    have,offset = _envi_data(p).stat().st_size,f.tags(ns='ENVI').get('header_offset', '0')
+    have,offset = _envi_pair(p)[0].stat().st_size,f.tags(ns='ENVI').get('header_offset', '0')
     want = f.count*f.height*f.width*size + int(offset)
     if have<want: raise Refused(f'has {have} bytes of numbers and its header declares {want}: fetch or export it again')
     return have
@@ -226,7 +241,7 @@ def raster(
     "Any raster that GDAL reads, by the one driver that its kind allows."
     p = regular(path)
     driver = kind(p)
-    with reading(p, driver), _opened(p, driver) as f:
+    with reading(p, driver), _quiet(), _opened(p, driver) as f:
         first = _page(f, p, what)
         pages = f.subdatasets[1:] if driver=='GTiff' else []
         allowed(p, ((len(pages)+1, *first.a.shape), first.a.itemsize))

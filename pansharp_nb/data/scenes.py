@@ -228,6 +228,7 @@ def nodata_mask(
         some,either,both = some | a.any((1, 3)), either | whole, both & whole
     if nd!=0 or not some.any(): return some
     both[[0, -1]],both[:, [0, -1]] = either[[0, -1]],either[:, [0, -1]]
+    both[either.all(1)],both[:, either.all(0)] = True,True
     return binary_propagation(both, np.ones((3, 3)), mask=some)
 
 # %% ../../nbs/data/scenes.ipynb #62225085
