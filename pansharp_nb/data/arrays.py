@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
 from . import grids
-from .files import Layer, Refused, allowed, ending, equals, kind, lacking, reading, regular, scale, shown
+from .files import Layer, Refused, allowed, ending, equals, kind, lacking, reading, regular, scale, shown, tidy
 from pathlib import Path
 
 # %% ../../nbs/data/arrays.ipynb #2716741b
@@ -89,7 +89,7 @@ def _decode(l, at, v, nodata=None):
     void = [n for k in ('_FillValue', 'missing_value') if k in at for n in _number(at, k, v)] + ([] if nodata is None else [nodata])
     if l.a.dtype.kind=='u': void = [n+2.**(8*l.a.dtype.itemsize) if '_Unsigned' in at and n<0 else n for n in void]
     void = [n for n in dict.fromkeys(void) if n==n or l.a.dtype.kind=='f' and np.isnan(l.a).any()]
-    if void: l.nodata = int(void[0]) if float(void[0]).is_integer() else void[0]
+    if void: l.nodata = tidy(void[0])
     for n in void[1:]:
         if (m := equals(l.a, n)).any(): l.bad = m if l.bad is None else l.bad | m
     by,plus = (_number(at, k, v) if k in at else np.full(1, float(none)) for k,none in (('scale_factor', 1), ('add_offset', 0)))
@@ -125,9 +125,11 @@ def plain(
         v = v.tolist() if isinstance(v, (np.ndarray, np.generic)) else v
         if isinstance(v, list) and len(v)==1 and k not in ('bands', 'gains'): v = v[0]
         flat = v if isinstance(v, list) else [v]
-        flat = [o.decode('utf-8', 'replace') if isinstance(o, bytes) else int(o) if isinstance(o, bool) else o for o in flat]
+        flat = [_text(o) if isinstance(o, (str, bytes)) else int(o) if isinstance(o, bool) else o for o in flat]
         if flat and all(isinstance(o, (str, int, float)) for o in flat): out[k] = flat if isinstance(v, list) else flat[0]
     return out
+
+def _text(o): return (o.encode('utf-8', 'surrogateescape') if isinstance(o, str) else o).decode('utf-8', 'replace')
 
 # %% ../../nbs/data/arrays.ipynb #0d184096
 def _h5_unwritten(d, at): # booleans of a part of a dataset, or `None`
@@ -301,7 +303,8 @@ def layers_of(
 )->dict:        # name -> `Layer`
     "The arrays of one sample."
     letters,nd = _letters({k: v for k,v in have.items() if any(k in _keys[w] for w in want)}, last),attrs.get('nodata')
-    if isinstance(nd, (str, list)): nd = _number(attrs, 'nodata', 'the file')[0]
+    if isinstance(nd, list): raise Refused(f'nodata is {nd!r}: one number is meant')
+    if isinstance(nd, str): nd = _number(attrs, 'nodata', 'the file')[0]
     label = dict(ms='MS', pan='PAN', gt='gt')
     out = {v: _layer(_of(have, v), letters[v], index, path, label[v], nd) for v in want if v in letters}
     if (p := out.get('pan')) is not None and p.a.ndim==3:
@@ -318,7 +321,8 @@ def arrays(
     "The arrays of a NetCDF, HDF5, MATLAB or NumPy file."
     with _vars(path) as (have, attrs, last, names, f):
         if kind(path)=='NPY': have = {want[0]: have['ms']}
-        if need and _of(have, want[0]) is None: raise Refused(f'{shown(path)}: none of {", ".join(_keys[want[0]])} in it, only '
+        known = _keys[want[0]] if last else sorted(_keys[want[0]], key=len)
+        if need and _of(have, want[0]) is None: raise Refused(f'{shown(path)}: none of {", ".join(known)} in it, only '
             f'{shown(", ".join(names)) or "nothing"}: rename the array')
         out = layers_of(have, last, index, path, want, attrs)
         for v in out.keys() & {'ms', 'pan'} if f else ():

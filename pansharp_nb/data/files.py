@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['raster_kinds', 'whole', 'half', 'plain', 'packed', 'Refused', 'shown', 'naming', 'reading', 'there', 'regular',
-           'ending', 'envi_header', 'kind', 'allowed', 'Layer', 'equals', 'empty', 'scale', 'lacking', 'undeclared',
-           'one_nodata']
+           'ending', 'envi_header', 'kind', 'allowed', 'Layer', 'equals', 'tidy', 'empty', 'scale', 'lacking',
+           'undeclared', 'one_nodata']
 
 # %% ../../nbs/data/files.ipynb #a0cdf9b2
 import math, os, stat
@@ -141,6 +141,8 @@ class Layer:
     said:list=field(default_factory=list)
 
 def equals(a, nd): return np.isnan(a) if nd!=nd else a==nd
+
+def tidy(v): return int(v) if v is not None and float(v).is_integer() and abs(v)<2**53 else v # 0, not 0.0
 
 def empty(
     l # a layer

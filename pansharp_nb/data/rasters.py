@@ -11,7 +11,7 @@ import xml.etree.ElementTree as ET
 from contextlib import contextmanager
 from dataclasses import replace
 from . import grids, sensors
-from .files import Layer, Refused, allowed, empty, envi_header, kind, lacking, plain, reading, regular, scale, shown
+from .files import Layer, Refused, allowed, empty, envi_header, kind, lacking, plain, reading, regular, scale, shown, tidy
 from pathlib import Path
 from rasterio import Affine
 from rasterio.enums import MaskFlags
@@ -215,8 +215,7 @@ def _without_alpha(l, colour): # the bands that stay
 # %% ../../nbs/data/rasters.ipynb #d6549a31
 def _numbers(l, f, keep, aux, what):
     def word(i, tag, default): return float(aux[i+1][tag]) if default is None and tag in aux.get(i+1, {}) else default
-    nd = [word(i, 'NoDataValue', f.nodatavals[i]) for i in keep]
-    nd = [int(v) if v is not None and v==v and float(v).is_integer() else v for v in nd]
+    nd = [tidy(word(i, 'NoDataValue', f.nodatavals[i])) for i in keep]
     if len({str(v) for v in nd})==1: l.nodata = nd[0]
     else:
         each = [empty(Layer(a[None], v)) for a,v in zip(l.a, nd)]
@@ -314,7 +313,8 @@ def landsat(
     if left: ms.said.append(f'{", ".join(left)} left out')
     if _prefix(files[next(iter(known))].name) not in (s, None): ms.said.append(f'MTL.txt says {s}, the names of its files do not')
     layers = dict(ms=ms) | (dict(pan=raster(files['B8'], 'PAN')) if 'B8' in files else {})
-    return layers, dict(sensor=s, bands=list(known.values()))
+    bits = 8*max(l.a.dtype.itemsize for l in layers.values()) # 8 of the older ones; Level 2 scales to 16
+    return layers, dict(sensor=s, bands=list(known.values())) | (dict(bit_depth=bits) if ms.a.dtype.kind in 'ui' else {})
 
 # %% ../../nbs/data/rasters.ipynb #15c65fc1
 @contextmanager

@@ -74,7 +74,7 @@ def _typed(attrs, n): # attributes of a scene of `n` bands with the types they a
     if 'gain_pan' in a: a['gain_pan'] = _one(a, 'gain_pan', 1e-3, 1)
     if 'gains' in a: a['gains'] = _numbers(a, 'gains', 1e-3, 1)
     if 'rgb' in a: a['rgb'] = _numbers(a, 'rgb', 0, n-1, True)
-    if 'pan_shift_px' in a and not np.isnan(_floats(a['pan_shift_px'])).all(): _numbers(a, 'pan_shift_px', -1e3, 1e3)
+    if 'pan_shift_px' in a and not np.isnan(o := _floats(a['pan_shift_px'])).all() or 'pan_shift_px' in a and not o.size: _numbers(a, 'pan_shift_px', -1e3, 1e3)
     for k in ('name', 'sensor', 'kind', 'split'):
         if not isinstance(a.get(k, ''), str): raise ValueError(f'{k} is {a[k]!r}: a word is meant')
     b = a.get('bands', range(n))
@@ -378,7 +378,8 @@ def _meet(layers, landsat): # cut in place; what there is to say
     hw,HW = ms.a.shape[1:],pan.a.shape
     g,p = ms.grid,pan.grid
     if landsat and not g and not p and max(abs(2*n-N) for n,N in zip(hw, HW))<3: g,p = (grids.grid('', 0, k, 0, 0, 0, k) for k in (2, 1))
-    if not g or not p: return []
+    if not g and not p: return []
+    if not g or not p: return _same_place(ms, pan)
     r,o = grids.on_pan(g, p, hw)
     rows,cols,Rows,Cols,rest = grids.common_ground(r, o, hw, HW)
     ms.grid,pan.grid = (grids.shift(a, x, y) for a,x,y in ((ms.grid, cols.start, rows.start), (pan.grid, Cols.start, Rows.start)))
@@ -390,6 +391,16 @@ def _meet(layers, landsat): # cut in place; what there is to say
     said = [f'{off:+.2f} {d}' for off,d in zip(rest, ('down', 'right')) if abs(off)>.02]
     return ([f'MS {hw[0]}x{hw[1]} and PAN {HW[0]}x{HW[1]} cut to their common ground, {h}x{w} and {H}x{W}'] if (h, w, H, W)!=(*hw, *HW) else []) + \
         ([f'MS lies {", ".join(said)} of PAN\'s grid, in PAN pixels, and stays there'] if said else [])
+
+def _same_place(ms, pan): # one of them has no grid
+    (h,w),(H,W) = ms.a.shape[1:],pan.a.shape
+    if H%h or W%w or H//h!=W//w: raise Refused('only one of MS and PAN is georeferenced, and their sizes fit no whole ratio: georeference both')
+    k,r = ('MS', H//h) if ms.grid else ('PAN', h/H)
+    wkt,t = ms.grid or pan.grid
+    new = wkt, t*Affine.scale(1/r)
+    if ms.grid: pan.grid = new
+    else: ms.grid = new
+    return [f'only {k} is georeferenced: both are taken to show the same ground']
 
 def _part(l, rows, cols):
     l.a = l.a[..., rows, cols]
@@ -430,10 +441,11 @@ def _band_words(l, sensor): # names, `None` where the file says nothing
 # %% ../../nbs/data/scenes.ipynb #ca45cd28
 def _bands_of(l, attrs, s): # names, and what there is to say
     n,said = len(l.a),attrs.get('bands') or attrs.get('band_order') or ''
+    if not isinstance(said, (str, list)): raise Refused(f'bands is {said!r}: names are meant')
     if isinstance(said, list):
         b = [str(o) for o in said]
         return [o if o in s.bands else sensors.band_in(o, s.name) or o for o in b], []
-    if b := _band_list(str(said), s.name, n): return b, []
+    if b := _band_list(said, s.name, n): return b, []
     b = _band_words(l, s.name)
     if None not in b: return b, []
     usual = sensors.sensor(s, n).bands
