@@ -53,22 +53,18 @@ def reading(
         raise Refused(f'{shown(path)} is not readable as {kind} ({shown(said)}): fetch or export it again') from None
 
 # %% ../../nbs/data/files.ipynb #0540d83a
-def there(
-    path
-)->Path:
+def there(path)->Path:
     "An existing file or folder; raises `FileNotFoundError`."
     p = Path(path).expanduser()
     try: mode = p.stat().st_mode
     except (OSError, ValueError, RuntimeError) as e:
-        if isinstance(e, PermissionError): raise PermissionError(f'{shown(p)}: you may not read it; ask for the permission') from None
+        if isinstance(e, PermissionError): raise PermissionError(f'{shown(p)}: you may not read it') from None
         raise FileNotFoundError(f'{shown(p)}: no such file or folder; check the path') from None
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
         raise Refused(f'{shown(p)} is a pipe, a socket or a device: save its content to a file first')
     return p
 
-def regular(
-    path
-)->Path:
+def regular(path)->Path:
     "An existing file with something in it; raises `ValueError` for folders, pipes and devices."
     p = there(path)
     if p.is_dir(): raise Refused(f'{shown(p)} is a folder: name a file in it')
@@ -76,9 +72,9 @@ def regular(
     return p
 
 # %% ../../nbs/data/files.ipynb #64cf8a4c
-_marks = dict(HDF5=(b'\x89HDF\r\n\x1a\n',), NetCDF3=(b'CDF\x01', b'CDF\x02', b'CDF\x05'), NPY=(b'\x93NUMPY',), NPZ=(b'PK\x03\x04',),
-    GTiff=(b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'), PNG=(b'\x89PNG\r\n\x1a\n',), JPEG=(b'\xff\xd8\xff',),
-    JP2OpenJPEG=(b'\0\0\0\x0cjP  ', b'\xff\x4f\xff\x51'), NITF=(b'NITF', b'NSIF'))
+_marks = dict(HDF5=(b'\x89HDF\r\n\x1a\n',), NetCDF3=(b'CDF\x01', b'CDF\x02', b'CDF\x05'), NPY=(b'\x93NUMPY',),
+    NPZ=(b'PK\x03\x04',), GTiff=(b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'), PNG=(b'\x89PNG\r\n\x1a\n',),
+    JPEG=(b'\xff\xd8\xff',), JP2OpenJPEG=(b'\0\0\0\x0cjP  ', b'\xff\x4f\xff\x51'), NITF=(b'NITF', b'NSIF'))
 raster_kinds = ('GTiff', 'PNG', 'JPEG', 'JP2OpenJPEG', 'NITF', 'ENVI', 'VRT') # kinds that GDAL reads
 
 # %% ../../nbs/data/files.ipynb #2e2a8a12
@@ -107,8 +103,8 @@ def kind(
     if by_end := {'.mat': 'MATLAB', '.vrt': 'VRT', '.hdr': 'ENVI'}.get(e, 'TAR' if e in packed else None): return by_end
     if envi_header(p): return 'ENVI'
     text = head.isascii() and not set(head)-set(b'\t\n\r')-set(range(32, 127))
-    raise Refused(f'{shown(p)} is {"a text, and a text can send its reader elsewhere" if text else "of no kind that is known"}: '
-        f'give {" ".join(whole+half+plain[:-1]+packed)}, or a folder of NBU or Landsat')
+    what = 'a text, and a text can send its reader elsewhere' if text else 'of no kind that is known'
+    raise Refused(f'{shown(p)} is {what}: give {" ".join(whole+half+plain[:-1]+packed)}, or a folder of NBU or Landsat')
 
 # %% ../../nbs/data/files.ipynb #c40d30d3
 def allowed(
@@ -117,8 +113,9 @@ def allowed(
     have=None  # bytes they are read from; default the file's
 ):
     "Refuse what is too much to read."
-    try: most = float(os.environ.get('PANSHARP_NB_MAX_GB') or 2)
-    except ValueError: raise Refused(f'PANSHARP_NB_MAX_GB is {os.environ["PANSHARP_NB_MAX_GB"]!r}: set a number') from None
+    said = os.environ.get('PANSHARP_NB_MAX_GB') or '2'
+    try: most = float(said)
+    except ValueError: raise Refused(f'PANSHARP_NB_MAX_GB is {said!r}: set a number') from None
     for shape,size in declared:
         n,said = math.prod(map(int, shape))*size, ' x '.join(map(str, shape))
         if n>most*2**30: raise Refused(f'declares {said} numbers, {n/2**30:.3g} GB, and {most:g} GB are read at once: '
@@ -140,6 +137,7 @@ class Layer:
     facts:dict=field(default_factory=dict) # `sensor`, `bit_depth`
     said:list=field(default_factory=list)
 
+# %% ../../nbs/data/files.ipynb #638aea06
 def equals(a, nd): return np.isnan(a) if nd!=nd else a==nd
 
 def tidy(v): return int(v) if v is not None and float(v).is_integer() and abs(v)<2**53 else v # 0, not 0.0

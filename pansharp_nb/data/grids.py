@@ -18,20 +18,22 @@ def grid(
     "A checked grid; raises `ValueError`."
     t = Affine.from_gdal(*six)
     if not np.isfinite([*six, t.determinant]).all() or t.determinant==0:
-        raise ValueError(f'the geotransform {" ".join(f"{n:g}" for n in six)} places no pixels: write a new one, or none')
+        said = ' '.join(f'{n:g}' for n in six)
+        raise ValueError(f'the geotransform {said} places no pixels: write a new one, or none')
     try:
         if wkt: CRS.from_wkt(wkt)
-    except Exception as e: raise ValueError(f'the coordinate system {wkt[:40]!r} is not readable ({type(e).__name__}): set it anew') from None
+    except Exception: raise ValueError(f'the coordinate system {wkt[:40]!r} is not readable: set it anew') from None
     return wkt or '', t
 
 def grid_of(
     a # attributes of a grid mapping
 ):    # a grid, or `None` without a geotransform
     "The grid that attributes speak of."
-    if 'GeoTransform' not in a: return None
-    try: six = [float(n) for n in (a['GeoTransform'].split() if isinstance(a['GeoTransform'], str) else a['GeoTransform'])]
+    t = a.get('GeoTransform')
+    if t is None: return None
+    try: six = [float(n) for n in (t.split() if isinstance(t, str) else t)]
     except (TypeError, ValueError): six = []
-    if len(six)!=6: raise ValueError(f'the geotransform {str(a["GeoTransform"])[:60]!r} is not six numbers: write a new one, or none')
+    if len(six)!=6: raise ValueError(f'the geotransform {str(t)[:60]!r} is not six numbers: write a new one, or none')
     return grid(str(a.get('crs_wkt') or a.get('spatial_ref') or ''), *six)
 
 # %% ../../nbs/data/grids.ipynb #85cc3b56
@@ -58,7 +60,7 @@ def on_pan(
     hw      # `(h, w)` of MS
 )->tuple:   # ratio, (down, right): where MS begins, in PAN pixels, as seen from the middle
     "How MS lies on PAN; raises `ValueError` where no whole ratio fits."
-    if not same_system(g, p): raise ValueError('MS and PAN have different coordinate systems: reproject one (gdalwarp -t_srs)')
+    if not same_system(g, p): raise ValueError('MS and PAN have different coordinate systems: gdalwarp -t_srs one')
     h,w = hw
     (x,y),(xr,yr),(xd,yd) = (at(~p[1], *at(g[1], *c)) for c in ((0, 0), (w, 0), (0, h)))
     ry,rx = (yd-y)/h, (xr-x)/w

@@ -11,7 +11,8 @@ import xml.etree.ElementTree as ET
 from contextlib import contextmanager
 from dataclasses import replace
 from . import grids, sensors
-from .files import Layer, Refused, allowed, empty, envi_header, kind, lacking, plain, reading, regular, scale, shown, tidy
+from .files import Layer, Refused, allowed, empty, envi_header, kind
+from .files import lacking, plain, reading, regular, scale, shown, tidy
 from pathlib import Path
 from rasterio import Affine
 from rasterio.enums import MaskFlags
@@ -51,12 +52,13 @@ def _envi(path):
 def _envi_pair(p): # numbers and header; either may be named
     if p.suffix.lower()!='.hdr': return p, regular(envi_header(p))
     found = [f for f in (p.with_suffix(e) for e in plain) if f.is_file()]
-    if not found: raise Refused(f'{shown(p)} has no file of numbers beside it: give {shown(p.stem)}.img, .dat, .bsq, ... too')
+    if not found: raise Refused(f'{shown(p)} has no file of numbers beside it: give {shown(p.stem)}.img, .dat, ... too')
     return regular(found[0]), p
 
 # %% ../../nbs/data/rasters.ipynb #e58a7353
-_mosaic = set('VRTDataset SRS GeoTransform Metadata MDI VRTRasterBand NoDataValue ColorInterp Description Offset Scale UnitType '
-    'SimpleSource ComplexSource SourceFilename SourceBand SourceProperties SrcRect DstRect NODATA ScaleOffset ScaleRatio'.split())
+_mosaic = set('VRTDataset SRS GeoTransform Metadata MDI VRTRasterBand NoDataValue ColorInterp Description Offset Scale '
+    'UnitType SimpleSource ComplexSource SourceFilename SourceBand SourceProperties SrcRect DstRect NODATA ScaleOffset '
+    'ScaleRatio'.split())
 
 def _xml(path, most=2**22): # a tree; no entities, nothing declared
     if path.stat().st_size>most: raise Refused(f'{shown(path)} has more than {most>>20} MB of XML: not one of ours')
@@ -68,11 +70,13 @@ def _vrt(path): # XML to be trusted, and the images it names
     root,here = _xml(path),path.resolve().parent
     odd = {e.tag for e in root.iter()}-_mosaic | {e.get('subClass') for e in root.iter()}-{None, 'VRTSourcedRasterBand'}
     if root.tag!='VRTDataset' or odd:
-        raise Refused(f'{shown(path)} is no plain mosaic of images ({", ".join(sorted(odd)) or root.tag}): gdal_translate it to GeoTIFF')
+        what = ', '.join(sorted(odd)) or root.tag
+        raise Refused(f'{shown(path)} is no plain mosaic of images ({what}): gdal_translate it to GeoTIFF')
     out = []
     for e in root.iter('SourceFilename'):
         text = (e.text or '').strip()
-        if text.startswith('/vsi') or ':' in text or '<' in text: raise Refused(f'{shown(path)} names {shown(text)}: only local files are read')
+        if text.startswith('/vsi') or ':' in text or '<' in text:
+            raise Refused(f'{shown(path)} names {shown(text)}: only local files are read')
         f = regular(here/text)
         if kind(f) in ('VRT', 'ENVI') or kind(f) not in ('GTiff', 'PNG', 'JPEG', 'JP2OpenJPEG', 'NITF'):
             raise Refused(f'{shown(path)} names {shown(text)}: only images are read, and no other VRT')
@@ -90,7 +94,7 @@ def _world(p):
     f = _beside(p, f'{e[:2]}{e[-1]}w', f'{e[:2]}{e[-1]}W', f'{e}w', '.wld') if len(e)>2 else None
     if f is None: return None
     try: a,b,c,e,x,y = map(float, f.read_text('ascii').split())
-    except ValueError: raise Refused(f'{shown(f)} is no world file of six numbers: write it anew, or remove it') from None
+    except ValueError: raise Refused(f'{shown(f)} is no world file, six numbers: write it anew, or remove it') from None
     t = Affine(a, c, x, b, e, y)*Affine.translation(-.5, -.5)
     return grids.grid('', *t.to_gdal())
 
@@ -124,7 +128,8 @@ def _words(f, i, colour, aux): # the file's words for band `i`, best first
 def _colours(f, aux):
     try: c = [o.name for o in f.colorinterp]
     except ValueError: c = ['undefined']*f.count # one that rasterio does not know
-    c = [aux.get(i+1, {}).get('ColorInterp', o).lower() if o in ('undefined', 'gray', 'grey') else o for i,o in enumerate(c)]
+    said = [aux.get(i+1, {}).get('ColorInterp', '').lower() for i in range(f.count)]
+    c = [s if s and o in ('undefined', 'gray', 'grey') else o for s,o in zip(said, c)]
     if 'palette' in c: raise Refused('holds numbers of a colour palette: expand it first (gdal_translate -expand rgb)')
     return c
 
@@ -163,7 +168,7 @@ def _beside_mask(p):
 # %% ../../nbs/data/rasters.ipynb #0519807c
 def _page(f, p, what):
     if not f.count: raise Refused('holds no bands: name the file with the image')
-    if {'complex64', 'complex128', 'complex_int16'} & set(f.dtypes): raise Refused('holds complex numbers: give integers or floats')
+    if any('complex' in t for t in f.dtypes): raise Refused('holds complex numbers: give integers or floats')
     size,(bh,bw) = max(np.dtype(t).itemsize for t in f.dtypes),np.max(f.block_shapes, 0)
     mosaic = _vrt(p)[1] if f.driver=='VRT' else []
     have = sum(o.stat().st_size for o in mosaic) or _envi_size(f, p, size)
@@ -204,7 +209,7 @@ def _without_alpha(l, colour): # the bands that stay
     false = [i for i in alpha if not _is_alpha(l.a[i])]
     if false:
         colour[:] = ['undefined' if c in ('red', 'green', 'blue', 'alpha') else c for c in colour]
-        l.said.append(f'band {false[0]+1} is tagged alpha but holds an image: the colours of the bands are not believed')
+        l.said.append(f'band {false[0]+1} is tagged alpha but holds an image: no colour tag is believed')
         return list(range(len(l.a)))
     keep = [i for i in range(len(l.a)) if i not in alpha]
     clear = np.any([l.a[i]==0 for i in alpha], 0) if alpha else None
@@ -220,15 +225,17 @@ def _numbers(l, f, keep, aux, what):
     else:
         each = [empty(Layer(a[None], v)) for a,v in zip(l.a, nd)]
         l.bad = np.concatenate(each) | (False if l.bad is None else l.bad)
-    by,plus = ([word(i, t, None if v==none else v) for i,v in enumerate(o)] for t,none,o in (('Scale', 1, f.scales), ('Offset', 0, f.offsets)))
-    scale(l, [1 if by[i] is None else by[i] for i in keep], [plus[i] or 0 for i in keep], what)
+    by = [word(i, 'Scale', None if f.scales[i]==1 else f.scales[i]) for i in keep]
+    plus = [word(i, 'Offset', f.offsets[i] or None) for i in keep]
+    scale(l, [1 if v is None else v for v in by], [v or 0 for v in plus], what)
 
 # %% ../../nbs/data/rasters.ipynb #f9ca3c60
-_satellite_tags = set('sensor satellite satelliteid satid platform spacecraft spacecraft_id mission instrument sensor_id '
-    'tifftag_imagedescription tifftag_documentname nitf_isorce'.split())
+_satellite_tags = set('sensor sensor_id satellite satelliteid satid platform spacecraft spacecraft_id mission '
+    'instrument tifftag_imagedescription tifftag_documentname nitf_isorce'.split())
 
 def _facts(f):
-    said = {sensors.sensor_in(v) for k,v in (f.tags() | f.tags(ns='IMAGERY')).items() if k.lower() in _satellite_tags} - {None}
+    tags = {k.lower(): v for k,v in (f.tags() | f.tags(ns='IMAGERY')).items()}
+    said = {sensors.sensor_in(tags[k]) for k in tags.keys() & _satellite_tags} - {None}
     bits = f.tags(1, ns='IMAGE_STRUCTURE').get('NBITS', '')
     return (dict(sensor=said.pop()) if len(said)==1 else {}) | (dict(bit_depth=int(bits)) if bits.isdigit() else {})
 
@@ -246,7 +253,8 @@ def raster(
         allowed(p, ((len(pages)+1, *first.a.shape), first.a.itemsize))
         more = [_other(o, f, p, what) for o in pages]
     same = [l for l in more if l is not None]
-    if len(same)<len(pages): first.said.append(f'{len(pages)-len(same)} of its {len(pages)+1} pages, of another size, are left out')
+    left = f'{len(pages)-len(same)} of its {len(pages)+1} pages, of another size, are left out'
+    if len(same)<len(pages): first.said.append(left)
     return stacked([first, *same]) if same else first
 
 def _other(name, f, p, what):
@@ -261,10 +269,12 @@ def stacked(
     nd,first = {str(l.nodata) for l in layers},layers[0]
     bad = None
     if len(nd)>1: bad = np.concatenate([empty(l) for l in layers])
-    elif any(l.bad is not None for l in layers): bad = np.concatenate([np.zeros(l.a.shape, bool) if l.bad is None else l.bad for l in layers])
+    elif any(l.bad is not None for l in layers):
+        bad = np.concatenate([np.zeros(l.a.shape, bool) if l.bad is None else l.bad for l in layers])
     said = list(dict.fromkeys(s for l in layers for s in l.said))
     names = [n for l in layers for n in l.names]
-    return replace(first, a=np.concatenate([l.a for l in layers]), nodata=first.nodata if len(nd)==1 else None, bad=bad, names=names, said=said)
+    nd = first.nodata if len(nd)==1 else None
+    return replace(first, a=np.concatenate([l.a for l in layers]), nodata=nd, bad=bad, names=names, said=said)
 
 # %% ../../nbs/data/rasters.ipynb #5b43db2b
 _band_file = re.compile(r'_(?:(?P<level>SR|ST)_)?B(?P<n>\d+)\.TIFF?$', re.I)
@@ -278,7 +288,8 @@ def landsat_files(
         m = _band_file.search(f.name)
         if not m or (m['level'] or '').upper()=='ST': continue
         k = f'B{int(m["n"])}'
-        if k in out: raise Refused(f'{shown(folder)} has two files of {k}, {shown(out[k].name)} and {shown(f.name)}: keep one product there')
+        two = f'{shown(out[k].name)} and {shown(f.name)}' if k in out else ''
+        if two: raise Refused(f'{shown(folder)} has two files of {k}, {two}: keep one product there')
         out[k] = f
     return out
 
@@ -291,7 +302,7 @@ def landsat_sensor(
     notes = [regular(f).read_text('utf-8', 'replace')[:2**20] for f in sorted(folder.glob('*_MTL.txt'))[:1]]
     said = {f'LANDSAT_{n}' for t in notes for n in re.findall(r'SPACECRAFT_ID\s*=\s*"?LANDSAT_(\d)', t)}
     s = sensors.sensor_in(said.pop()) if len(said)==1 else _prefix(name)
-    if s not in sensors.landsat: raise Refused(f'{shown(name)} is not of Landsat 4, 5, 7, 8 or 9: open its bands as one file, and name the sensor')
+    if s not in sensors.landsat: raise Refused(f'{shown(name)} is not of Landsat 4, 5 or 7 to 9: stack it in one file')
     return s
 
 def _prefix(name): return sensors.sensor_in(name.split('_')[0]) or sensors.sensor_in(name)
@@ -307,14 +318,17 @@ def landsat(
     if not known: raise Refused(f'{shown(folder)} has no *_B2.TIF or other MS band: unpack the product again')
     got = [raster(files[k]) for k in known]
     for k,l in zip(known, got):
-        if l.a.shape!=got[0].a.shape: raise Refused(f'{shown(files[k])} has another size than the bands before it: unpack the product again')
+        if l.a.shape!=got[0].a.shape:
+            raise Refused(f'{shown(files[k])} has another size than the bands before it: unpack the product again')
     ms = stacked(got)
     left = sorted(files.keys()-known.keys()-{'B8'})
     if left: ms.said.append(f'{", ".join(left)} left out')
-    if _prefix(files[next(iter(known))].name) not in (s, None): ms.said.append(f'MTL.txt says {s}, the names of its files do not')
+    other = _prefix(files[next(iter(known))].name) not in (s, None)
+    if other: ms.said.append(f'MTL.txt says {s}, the names of its files do not')
     layers = dict(ms=ms) | (dict(pan=raster(files['B8'], 'PAN')) if 'B8' in files else {})
     bits = 8*max(l.a.dtype.itemsize for l in layers.values()) # 8 of the older ones; Level 2 scales to 16
-    return layers, dict(sensor=s, bands=list(known.values())) | (dict(bit_depth=bits) if ms.a.dtype.kind in 'ui' else {})
+    attrs = dict(sensor=s, bands=list(known.values()))
+    return layers, attrs | (dict(bit_depth=bits) if ms.a.dtype.kind in 'ui' else {})
 
 # %% ../../nbs/data/rasters.ipynb #15c65fc1
 @contextmanager
@@ -327,7 +341,8 @@ def unpacked(
             n = 0
             for m in t:
                 name = Path(m.name).name
-                if not (m.isreg() and not m.issparse() and (_band_file.search(name) or name.endswith('_MTL.txt'))): continue
+                wanted = _band_file.search(name) or name.endswith('_MTL.txt')
+                if not wanted or not m.isreg() or m.issparse(): continue
                 n += m.size
                 allowed(path, ((m.size,), 1), ((n//16,), 1))
                 (Path(d)/name).write_bytes(t.extractfile(m).read())

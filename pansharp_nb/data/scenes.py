@@ -11,7 +11,8 @@ import numpy as np, os, random, re, torch, warnings, xarray as xr
 from contextlib import contextmanager
 from dataclasses import replace
 from . import arrays, grids, rasters, sensors
-from .files import Layer, Refused, ending, equals, kind, naming, one_nodata, raster_kinds, shown, there, undeclared
+from .files import Refused, ending, equals, kind, naming, one_nodata, raster_kinds, shown, there
+from .files import undeclared
 from pathlib import Path
 from rasterio import Affine
 from scipy.ndimage import binary_propagation
@@ -60,12 +61,13 @@ def _one(a, k, *args):
     if len(n := _numbers(a, k, *args))>1: raise ValueError(f'{k} is {a[k]!r}: one number is meant')
     return n[0]
 
+# %% ../../nbs/data/scenes.ipynb #92d13642
 def _depth(v): # bits in words: 0 for reflectance, `None` where nothing is said
     if not isinstance(v, str): return v
     if 'reflectance' in v.lower() or v.lower().startswith('float'): return 0
     return None if v.strip().lower() in ('', 'unknown', 'none') else v
 
-# %% ../../nbs/data/scenes.ipynb #92d13642
+# %% ../../nbs/data/scenes.ipynb #88fc605e
 def _typed(attrs, n): # attributes of a scene of `n` bands with the types they are to have; `ValueError`
     a = {k: v for k,v in dict(attrs).items() if k!='bit_depth' or _depth(v) is not None}
     if 'bit_depth' in a: a['bit_depth'] = _one(dict(bit_depth=_depth(a['bit_depth'])), 'bit_depth', 0, 32, True)
@@ -74,11 +76,12 @@ def _typed(attrs, n): # attributes of a scene of `n` bands with the types they a
     if 'gain_pan' in a: a['gain_pan'] = _one(a, 'gain_pan', 1e-3, 1)
     if 'gains' in a: a['gains'] = _numbers(a, 'gains', 1e-3, 1)
     if 'rgb' in a: a['rgb'] = _numbers(a, 'rgb', 0, n-1, True)
-    if 'pan_shift_px' in a and not np.isnan(o := _floats(a['pan_shift_px'])).all() or 'pan_shift_px' in a and not o.size: _numbers(a, 'pan_shift_px', -1e3, 1e3)
+    x = _floats(a.get('pan_shift_px', np.nan)) # NaN where there is no PAN
+    if not x.size or not np.isnan(x).all(): _numbers(a, 'pan_shift_px', -1e3, 1e3)
     for k in ('name', 'sensor', 'kind', 'split'):
         if not isinstance(a.get(k, ''), str): raise ValueError(f'{k} is {a[k]!r}: a word is meant')
-    b = a.get('bands', range(n))
-    if isinstance(b, str) or len(b)!=n: raise ValueError(f'{n} bands, but {1 if isinstance(b, str) else len(b)} names: name each one')
+    b = [a['bands']] if isinstance(a.get('bands'), str) else a.get('bands', range(n))
+    if len(b)!=n: raise ValueError(f'{n} bands, but {len(b)} names: name each one')
     if len({*b})<n: raise ValueError(f'a band is named twice in {", ".join(map(str, b))}: name each one')
     return a
 
@@ -110,7 +113,7 @@ def _scene(arrays, sensor, bands, attrs): # a scene, and what there is to say ab
     if 'bit_depth' not in a: a['bit_depth'] = _bits(list(arrays.values()), s, a.get('nodata'))
     said = []
     if a['bit_depth']>1 and _bits(list(arrays.values()), s, a.get('nodata'))==0:
-        said,a['bit_depth'] = [f'its numbers stay below 2, so its {a["bit_depth"]} bits do not count: taken as reflectance'],0
+        said,a['bit_depth'] = [f'its numbers stay below 2, so its {a["bit_depth"]} bits do not count: reflectance'],0
     ds = xr.Dataset({k: (_dims[k], v) for k,v in arrays.items()}, attrs=a)
     if fault := _fault(ds): raise ValueError(fault)
     return ds, said+_remarks(ds)
@@ -150,7 +153,7 @@ def _grid_fault(ds):
     if g is None or p is None: return 'only one of MS and PAN is georeferenced: georeference both, or neither'
     try: _,o = grids.on_pan(g, p, ds.ms.shape[1:])
     except ValueError as e: return str(e)
-    if max(map(abs, o))>.76: return f'MS begins {o[0]:.1f} rows and {o[1]:.1f} columns of PAN off: crop both to the same ground'
+    if max(map(abs, o))>.76: return f'MS begins {o[0]:.1f}, {o[1]:.1f} PAN pixels off: crop both to the same ground'
 
 # %% ../../nbs/data/scenes.ipynb #4953070d
 def _tops(ds): # variable, its valid numbers, the largest that its bits allow
@@ -162,16 +165,18 @@ def _tops(ds): # variable, its valid numbers, the largest that its bits allow
         yield v, a, peak*(1.01 if a.dtype.kind=='f' else 1)
 
 def _value_fault(ds):
-    b,name,highest = ds.attrs['bit_depth'], ds.attrs['sensor'], {}
+    b,name,highest,low = ds.attrs['bit_depth'], ds.attrs['sensor'], {}, False
     for v,a,top in _tops(ds):
         if not a.size: return f'{v} is nothing but nodata: choose another scene'
         highest[v] = hi = float(a.max())
+        low = low or a.dtype.kind=='f' and hi<=2
         if not np.isfinite(hi+float(a.min())): return f'{v} has NaN or infinite values: fill them, or set nodata'
         if not b and a.dtype.kind in 'ui': return f'0 bits mean reflectance, and {v} holds {a.dtype}: {_say_bits(hi)}'
         above = (a>top).mean() if hi>top else 0
-        if above>.01: return f'{v} goes up to {hi:g}, and {above:.0%} of it is more than {b} bits: is it {name}? {_say_bits(hi)}'
-        if b and a.dtype.kind=='f' and hi<=2 and max(highest.values())>20 or hi>20 and any(h<=2 for h in highest.values()):
-            return f'{" and ".join(f"{k} goes up to {h:g}" for k,h in highest.items())}: give all in the same units'
+        said = f'{v} goes up to {hi:g}, and {above:.0%} of it is more than {b} bits'
+        if above>.01: return f'{said}: is it {name}? {_say_bits(hi)}'
+    if b and low and max(highest.values())>20:
+        return f'{" and ".join(f"{k} goes up to {h:g}" for k,h in highest.items())}: give all in the same units'
     if nodata_mask(ds).all(): return 'nothing but nodata: choose another scene'
 
 def _say_bits(hi):
@@ -183,12 +188,13 @@ def _remarks(ds):
     out = []
     for v,a,top in _tops(ds):
         n,low = int((a>top).sum()),float(a.min())
-        if n: out.append(f'{n} of {a.size} values of {v} are above {top:g} ({ds.attrs["bit_depth"]} bits), up to {a.max():g}: kept')
+        above = f'{n} of {a.size} values of {v} are above {top:g} ({ds.attrs["bit_depth"]} bits)'
+        if n: out.append(f'{above}, up to {a.max():g}: kept')
         if low<0 and low < top/1.01-top: out.append(f'{v} goes down to {low:g}: negative values count as data')
     return out
 
 # %% ../../nbs/data/scenes.ipynb #1f81800e
-def _fault(ds): return next((said for f in (_attr_fault, _shape_fault, _grid_fault, _value_fault) if (said := f(ds))), None)
+def _fault(ds): return _attr_fault(ds) or _shape_fault(ds) or _grid_fault(ds) or _value_fault(ds)
 
 def check_scene(
     ds:xr.Dataset # a scene
@@ -342,6 +348,7 @@ def _plane(l): # one band of a layer that holds no other
     l.a,l.bad = l.a[0],None if l.bad is None else l.bad.any(0)
     return l
 
+# %% ../../nbs/data/scenes.ipynb #9f063d07
 def _pan_of(path, index): # the PAN in a file, or the B8 of a Landsat folder
     with naming(path):
         p = there(path)
@@ -356,18 +363,20 @@ def _is_nbu(p): return (p/'MS_256').is_dir()
 def _read(p, pan, index): # layers, attributes, name
     if _is_nbu(p):
         names = arrays.nbu_names(p)
-        if not 0<=index<len(names): raise Refused(f'{len(names)} samples: index {index} is not one of 0 to {len(names)-1}')
+        arrays.one_of(len(names), index)
         if pan: raise Refused(f'holds its own PAN: leave {shown(pan)} out')
         f = names[index]+'.mat'
         layers,attrs = arrays.arrays(p/'MS_256'/f, want=('ms', 'gt'))
-        return layers | ({} if pan is False else dict(pan=_pan_of(p/'PAN_1024'/f, 0))), attrs, f'{p.name}_{names[index]}'
+        if pan is None: layers['pan'] = _pan_of(p/'PAN_1024'/f, 0)
+        return layers, attrs, f'{p.name}_{names[index]}'
     if p.is_dir():
-        if not rasters.landsat_files(p): raise Refused('holds no MS_256/ and PAN_1024/, nor *_B2.TIF: name a file in it')
+        if not rasters.landsat_files(p): raise Refused('holds no MS_256/ and PAN_1024/, nor *_B2.TIF: name a file')
         layers,attrs,name = *_product(p),p.name
     else: layers,attrs,name = *_alone(p, index, 'MS', ('ms', 'pan', 'gt')),p.name[:-len(ending(p)) or None]
     many = layers['ms'].stack
     if index and many is None: raise Refused(f'has one sample: index {index} is not 0')
-    if pan and 'pan' in layers and ending(p) in ('.nc', '.h5', '.hdf5'): raise Refused(f'holds its own PAN: leave {shown(pan)} out')
+    own = 'pan' in layers and ending(p) in ('.nc', '.h5', '.hdf5')
+    if pan and own: raise Refused(f'holds its own PAN: leave {shown(pan)} out')
     if pan: layers['pan'] = _pan_of(pan, index if many else 0)
     if pan is False: layers.pop('pan', None), attrs.pop('kind', None)
     return layers, attrs, name if many is None else f'{name}_{index}'
@@ -377,34 +386,34 @@ def _meet(layers, landsat): # cut in place; what there is to say
     ms,pan = layers['ms'],layers['pan']
     hw,HW = ms.a.shape[1:],pan.a.shape
     g,p = ms.grid,pan.grid
-    if landsat and not g and not p and max(abs(2*n-N) for n,N in zip(hw, HW))<3: g,p = (grids.grid('', 0, k, 0, 0, 0, k) for k in (2, 1))
+    corner = landsat and max(abs(2*n-N) for n,N in zip(hw, HW))<3
+    if not g and not p and corner: g,p = (grids.grid('', 0, k, 0, 0, 0, k) for k in (2, 1))
     if not g and not p: return []
     if not g or not p: return _same_place(ms, pan)
     r,o = grids.on_pan(g, p, hw)
     rows,cols,Rows,Cols,rest = grids.common_ground(r, o, hw, HW)
-    ms.grid,pan.grid = (grids.shift(a, x, y) for a,x,y in ((ms.grid, cols.start, rows.start), (pan.grid, Cols.start, Rows.start)))
-    wkt = g[0] or p[0]
-    for l in (ms, pan): l.grid = l.grid and (l.grid[0] or wkt, l.grid[1])
-    if 'gt' in layers and layers['gt'].a.shape[1:]==HW: _part(layers['gt'], Rows, Cols)
-    _part(ms, rows, cols), _part(pan, Rows, Cols)
-    (h,w),(H,W) = ms.a.shape[1:],pan.a.shape
-    said = [f'{off:+.2f} {d}' for off,d in zip(rest, ('down', 'right')) if abs(off)>.02]
-    return ([f'MS {hw[0]}x{hw[1]} and PAN {HW[0]}x{HW[1]} cut to their common ground, {h}x{w} and {H}x{W}'] if (h, w, H, W)!=(*hw, *HW) else []) + \
-        ([f'MS lies {", ".join(said)} of PAN\'s grid, in PAN pixels, and stays there'] if said else [])
+    for v,(y,x) in dict(ms=(rows, cols), pan=(Rows, Cols), gt=(Rows, Cols)).items():
+        if v in layers and (v!='gt' or layers[v].a.shape[1:]==HW): _part(layers[v], y, x, g[0] or p[0])
+    def size(a, b): return f'MS {a[0]}x{a[1]} and PAN {b[0]}x{b[1]}'
+    before,after = size(hw, HW),size(ms.a.shape[1:], pan.a.shape)
+    off = [f'{o:+.2f} {d}' for o,d in zip(rest, ('down', 'right')) if abs(o)>.02]
+    return ([f'{before} cut to their common ground, {after}'] if before!=after else []) + \
+        ([f'MS lies {", ".join(off)} of the grid of PAN, in PAN pixels, and stays there'] if off else [])
+
+def _part(l, rows, cols, wkt): # of a layer, in place
+    l.a,l.bad = l.a[..., rows, cols],None if l.bad is None else l.bad[..., rows, cols]
+    if l.grid: l.grid = grids.shift((l.grid[0] or wkt, l.grid[1]), cols.start, rows.start)
 
 def _same_place(ms, pan): # one of them has no grid
     (h,w),(H,W) = ms.a.shape[1:],pan.a.shape
-    if H%h or W%w or H//h!=W//w: raise Refused('only one of MS and PAN is georeferenced, and their sizes fit no whole ratio: georeference both')
+    if H%h or W%w or H//h!=W//w:
+        raise Refused('only one of MS and PAN is georeferenced, and their sizes fit no whole ratio: georeference both')
     k,r = ('MS', H//h) if ms.grid else ('PAN', h/H)
     wkt,t = ms.grid or pan.grid
     new = wkt, t*Affine.scale(1/r)
     if ms.grid: pan.grid = new
     else: ms.grid = new
     return [f'only {k} is georeferenced: both are taken to show the same ground']
-
-def _part(l, rows, cols):
-    l.a = l.a[..., rows, cols]
-    if l.bad is not None: l.bad = l.bad[..., rows, cols]
 
 # %% ../../nbs/data/scenes.ipynb #24392cba
 def _whose(sensor, attrs, names): # the `Sensor`; is it of nobody's table?
@@ -413,14 +422,16 @@ def _whose(sensor, attrs, names): # the `Sensor`; is it of nobody's table?
     said = attrs.get('sensor')
     if said is not None and not isinstance(said, str): raise Refused(f'sensor is {said!r}: a word is meant')
     more = [attrs[k] for k in ('platform', 'satellite', 'spacecraft', 'instrument') if isinstance(attrs.get(k), str)]
-    s = sensor or ('generic' if said=='NAIP' else said) or next((n for t in (*more, *names) if (n := sensors.sensor_in(t))), None)
-    if s is None: raise Refused("does not say which sensor: name it (--sensor WV2; in Python sensor='WV2'), or say generic")
+    guess = next(filter(None, map(sensors.sensor_in, (*more, *names))), None)
+    s = sensor or ('generic' if said=='NAIP' else said) or guess
+    if s is None: raise Refused("does not say which sensor: name it (--sensor WV2; in Python sensor='WV2'), or generic")
     return sensors.sensor(s), False
 
 def _own(attrs): # a camera that a file describes
     gains = _numbers(attrs, 'gains', 1e-3, 1)
     b = attrs.get('bands')
-    return _typed(dict(gain_pan=.15, bit_depth=11, ratio=4) | attrs | dict(gains=gains, bands=b if isinstance(b, list) else [b]), len(gains))
+    facts = dict(gains=gains, bands=b if isinstance(b, list) else [b])
+    return _typed(dict(gain_pan=.15, bit_depth=11, ratio=4) | attrs | facts, len(gains))
 
 # %% ../../nbs/data/scenes.ipynb #792be2d9
 def _band_list(text, sensor, n): # band names out of a free text; `None` where it has none
@@ -469,9 +480,10 @@ def open_scene(
         p = there(path)
         layers,attrs,name = _read(p, pan, index)
         if pan is None and 'pan' not in layers:
-            raise Refused("has no PAN: name its file (--pan PAN.tif; in Python pan='PAN.tif', or pan=False to go without)")
+            raise Refused("has no PAN: name its file (--pan PAN.tif; in Python pan='PAN.tif', or pan=False for none)")
         s,own = _whose(sensor, attrs, [p.name, *([Path(pan).name] if pan else [])])
-        bands,guess = (bands, []) if bands is not None else (s.bands, []) if own and sensor is None else _bands_of(layers['ms'], attrs, s)
+        if bands is None and own and sensor is None: bands = s.bands
+        bands,guess = _bands_of(layers['ms'], attrs, s) if bands is None else (bands, [])
         met = _meet(layers, attrs.get('sensor') in sensors.landsat and s.ratio==2) if 'pan' in layers else []
         a = _attrs(layers, attrs, sensor, s, bits) | dict(name=shown(name))
         for v,l in layers.items(): undeclared(l, dict(ms='MS', pan='PAN').get(v, v))
@@ -496,7 +508,8 @@ def _attrs(layers, attrs, sensor, s, bits):
     a = {k: v for k,v in attrs.items() if k not in drop}
     stated = [l.facts['bit_depth'] for l in layers.values() if 'bit_depth' in l.facts]
     if 'bit_depth' not in a and stated: a['bit_depth'] = max(stated)
-    if 'bit_depth' not in a and all(l.a.dtype.itemsize==1 for l in layers.values()): a['bit_depth'] = min(8, s.bit_depth)
+    bytes_only = all(l.a.dtype.itemsize==1 for l in layers.values())
+    if 'bit_depth' not in a and bytes_only: a['bit_depth'] = min(8, s.bit_depth)
     if bits is not None: a['bit_depth'] = bits
     return {k: v for k,v in a.items() if k!='ratio' or str(v) not in ('0', '0.0')}
 
@@ -522,8 +535,8 @@ def all_samples(
         except (ValueError, OSError): n = range(1)
         names = arrays.nbu_names(p) if _is_nbu(p) and len(n)>1 else None
         stem = shown(p.name if p.is_dir() else p.name[:-len(ending(p)) or None])
-        many = names or len(n)>1
-        out += [(p, i, f'{stem}_{names[i] if names else i}' if many else stem) for i in (n if index is None else [index])]
+        def called(i): return f'{stem}_{names[i] if names else i}' if len(n)>1 else stem
+        out += [(p, i, called(i)) for i in (n if index is None else [index])]
     return _apart(out)
 
 def _apart(found): # the folder goes before a name that others have too, then a number behind it

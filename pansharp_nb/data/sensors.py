@@ -56,14 +56,18 @@ _table = [_s('QB', _four, (.34, .32, .30, .22), .15, (.61, 2.44), 11),
     _default('L7', _tm, (15., 30.), 8, 2),
     _default('L5', _tm, (15., 30.), 8, 2)]
 sensors = {s.name: s for s in _table}
-landsat = dict(L8=dict(zip('B1 B2 B3 B4 B5 B6 B7 B9 B10 B11'.split(), _oli)), L7=dict(zip('B1 B2 B3 B4 B5 B7'.split(), _tm)))
-landsat['L5'] = landsat['L7'] # numbers of the bands
+
+def _numbered(numbers, bands): return {f'B{n}': b for n,b in zip(numbers, bands)}
+
+landsat = dict(L8=_numbered((1, 2, 3, 4, 5, 6, 7, 9, 10, 11), _oli), L7=_numbered((1, 2, 3, 4, 5, 7), _tm))
+landsat['L5'] = landsat['L7']
 
 # %% ../../nbs/data/sensors.ipynb #7d4b7217
 _long = dict(QB='quickbird qb2 quickbird2', IKONOS='ik1 ik2 ikonos1 ikonos2 ik', GE1='geoeye geoeye1', WV2='worldview2',
-    WV3='worldview3', WV4='worldview4', GF1='gaofen1 gf1b gf1c gf1d', GF2='gaofen2', SPOT6='spot7 spot',
-    PLEIADES='phr phr1a phr1b pleiades1a pleiades1b pleiades1 pl', L8='landsat8 landsat9 l9 oli oli2 olitirs lc8 lc9 lo8 lo9',
-    L7='landsat7 etm etm+ le7', L5='landsat5 landsat4 l4 lt5 lt4 tm', generic='unknown none other')
+    WV3='worldview3', WV4='worldview4', GF1='gaofen1 gf1b gf1c gf1d', GF2='gaofen2', SPOT6='spot7 spot')
+_long |= dict(PLEIADES='phr phr1a phr1b pleiades1a pleiades1b pleiades1 pl', generic='unknown none other',
+    L8='landsat8 landsat9 l9 oli oli2 olitirs lc8 lc9 lo8 lo9', L7='landsat7 etm etm+ le7')
+_long['L5'] = 'landsat5 landsat4 l4 lt5 lt4 tm'
 aliases = {a: n for n,l in _long.items() for a in (n.lower(), *l.split())}
 
 def _plain(text): # no accents, lower case, 03 -> 3
@@ -88,11 +92,12 @@ def _words(text): # the words of a name, alone and in pairs: WorldView-3 is one 
     return (set(w) | pairs | glued) - ({'pleiades'} if 'neo' in w else set()) # Neo is another camera
 
 # %% ../../nbs/data/sensors.ipynb #43b5464a
-_colours = dict(PAN='pan(chromatic)?', C='coastal( blue)?|(coastal )?aerosols?|ultra ?blue|violet|cb', RE='red ?edge|re',
+_colours = dict(PAN='pan(chromatic)?', RE='red ?edge|re', C='coastal( blue)?|(coastal )?aerosols?|ultra ?blue|cb',
     SWIR='(swir|short ?wave( infra ?red)?)( ?band)?', NIR='(nir|near ?(infra ?red|ir)|infra ?red)( ?band)?|n',
     TIR='tirs?|thermal( infra ?red)?', CIRRUS='cirrus', B='blue|b', G='green|g', R='red|r', Y='yellow|y')
-_ranges = dict(C=(400, 452), B=(452, 515), G=(515, 585), Y=(585, 630), R=(630, 695), RE=(695, 755), NIR=(755, 905),
-    NIR2=(905, 1100), CIRRUS=(1340, 1400), SWIR1=(1500, 1800), SWIR2=(2000, 2500), TIR1=(10000, 11400), TIR2=(11400, 13000))
+_ranges = dict(C=(400, 452), B=(452, 515), G=(515, 585), Y=(585, 630), R=(630, 695), RE=(695, 755), NIR=(755, 905))
+_ranges |= dict(NIR2=(905, 1100), CIRRUS=(1340, 1400), SWIR1=(1500, 1800), SWIR2=(2000, 2500))
+_ranges |= dict(TIR1=(10000, 11400), TIR2=(11400, 13000))
 _pattern = re.compile('|'.join(rf'(?P<{b}>\b({w}) ?(?P<{b}_>\d)?\b)' for b,w in _colours.items()))
 
 def band_in(
@@ -102,7 +107,8 @@ def band_in(
     "The one band that a text speaks of."
     t = ' '.join(re.split(r'[\W_]+', unicodedata.normalize('NFKC', str(text)).lower())).strip().removeprefix('band ')
     if m := re.search(r'\bb(\d+)$', t): return landsat.get(sensor, {}).get(f'B{m[1]}')
-    said = {b+(m[b+'_'] or '' if b in ('RE', 'SWIR', 'NIR', 'TIR') else '') for m in _pattern.finditer(t) for b in _colours if m[b] and (len(m[b])>2 or m[b]==t)}
+    hits = [(b, m) for m in _pattern.finditer(t) for b in _colours if m[b] and (len(m[b])>2 or m[b]==t)]
+    said = {b+(m[b+'_'] or '' if b in ('RE', 'SWIR', 'NIR', 'TIR') else '') for b,m in hits}
     return said.pop() if len(said)==1 else None
 
 def band_at(
@@ -115,7 +121,8 @@ def band_at(
 def _band_names(n): return {3: _four[:3], 4: _four, 8: _eight}.get(n, tuple(f'b{i+1}' for i in range(n)))
 
 def _subset(s, bands):
-    have = {b.rstrip('1'): b for b in reversed(s.bands)} | {'NIR1': b for b in s.bands if b=='NIR'} | {b: b for b in s.bands}
+    have = {b.rstrip('1'): b for b in reversed(s.bands)} | {b: b for b in s.bands}
+    if 'NIR' in s.bands: have['NIR1'] = 'NIR'
     if isinstance(bands, int):
         if bands==len(s.bands): return s
         names = {3: _four[:3], 4: _four, 6: _four+('SWIR1', 'SWIR2')}.get(bands)
