@@ -336,6 +336,15 @@ def test_numbers_from_zero_to_one(tmp_path):
     with pytest.raises(ValueError, match='same units'): as_scene(ms/2047, pan, 'QB')
     with pytest.warns(UserWarning, match='below 2'): assert as_scene(ms/2047, pan/2047, replace(sensor('QB'), bit_depth=11)).bit_depth==0
 
+@pytest.mark.parametrize('nd', [-9999, 1e12, -3.4e38])
+def test_nodata_that_cannot_occur(tmp_path, nd):
+    ms,pan = pair()
+    ms[:, :2],pan[:8] = 0,0
+    a,b = tif(tmp_path/'ms.tif', ms, grid(2.4)),tif(tmp_path/'pan.tif', pan, grid(.6))
+    for f in (a, b): (f.parent/f'{f.name}.aux.xml').write_text(f'<PAMDataset><PAMRasterBand band="1"><NoDataValue>{nd}</NoDataValue></PAMRasterBand></PAMDataset>')
+    ds,line = said(a, 'QB', b)
+    assert (nodata_mask(ds).all(1)==(np.arange(12)<2)).all() and 'does not count' in line
+
 def test_different_nodata(tmp_path):
     ms,pan = pair(dtype='int16')[0],pair()[1]
     ms[:, 2, 2],pan[:2, :2] = -9999,0

@@ -6,7 +6,7 @@
 __all__ = ['Var', 'one_of', 'plain', 'h5_vars', 'layers_of', 'arrays', 'count', 'nbu_names']
 
 # %% ../../nbs/data/arrays.ipynb #c003b95a
-import h5py, math, numpy as np, re, scipy.io, warnings, zipfile, zlib
+import h5py, math, mmap, numpy as np, re, scipy.io, struct, warnings, zipfile, zlib
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
@@ -143,6 +143,19 @@ def plain(
 
 def _text(o): return (o.encode('utf-8', 'surrogateescape') if isinstance(o, str) else o).decode('utf-8', 'replace')
 
+# %% ../../nbs/data/arrays.ipynb #a92db647
+def _heaps(path):
+    with open(path, 'rb') as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as m:
+        at = m.find(mark := b'GCOL\1\0\0\0')
+        while at>=0:
+            end,o = at+struct.unpack_from('<Q', m, at+8)[0],at+16
+            while o+16<=end<=len(m):
+                i,n = struct.unpack_from('<H6xQ', m, o) # number, 0 for free space, and length
+                step = 16+(n+7)//8*8 if i else n
+                o += step
+                if not step or o>end: raise Refused(f'{shown(path)} has a damaged heap: fetch or export it again')
+            at = m.find(mark, at+8)
+
 # %% ../../nbs/data/arrays.ipynb #0d184096
 def _h5_unwritten(d, at): # booleans of a part of a dataset, or `None`
     shape = tuple(n for n,s in zip(d.shape, at) if s==slice(None))
@@ -185,7 +198,9 @@ def h5_vars(
     hard = [k for k,o in links.items() if isinstance(o, h5py.HardLink) and f.get(k, getclass=True) is h5py.Dataset]
     outside = [k for k,o in links.items() if not isinstance(o, h5py.HardLink) and k in _every]
     if outside: raise Refused(f'{outside[0]} {_elsewhere}')
-    matlab = ending(path)=='.mat' or any('MATLAB_class' in f[k].attrs for k in hard)
+    if len(f.attrs) or any(len(f[k].attrs) for k in hard): _heaps(path)
+    said = {plain(f[k].attrs).get('MATLAB_class') for k in hard if k in _every}
+    matlab = ending(path)=='.mat' or bool(said & {'double', 'single', 'uint8', 'uint16', 'int16', 'uint32', 'int32'})
     return {k: _h5_var(f, k, path, matlab) for k in hard if f[k].shape is not None}, matlab
 
 # %% ../../nbs/data/arrays.ipynb #5e8d4ca4

@@ -184,12 +184,18 @@ def lacking(
     l.said.append(f'{share:.2%} of {what} was never written and counts as nodata')
 
 # %% ../../nbs/data/files.ipynb #64849636
+def _holds(t, v): # can a number of this type have this value?
+    return t.kind=='f' or float(v).is_integer() and np.iinfo(t).min<=v<=np.iinfo(t).max
+
 def undeclared(
     l,   # a layer
     what # `ms`, `PAN`, ...
 ):
-    "Find the usual stand-ins for nodata, in place."
+    "Find the usual stand-ins for nodata, and forget one that cannot occur, in place."
     kind = l.a.dtype.kind
+    if l.nodata is not None and not _holds(l.a.dtype, l.nodata):
+        l.said.append(f'nodata {l.nodata:g} is no {l.a.dtype} and does not count in {what}')
+        l.nodata = None
     if kind=='f' and l.nodata==l.nodata and (m := np.isnan(l.a)).any():
         l.bad = m if l.bad is None else l.bad | m
         l.said.append(f'NaN at {m.mean():.2%} of {what} counts as nodata')
@@ -214,7 +220,5 @@ def one_nodata(
         if not _holds(l.a.dtype, v): l.a = l.a.astype(np.result_type(l.a, np.float32))
         l.a[m] = v
     return v
-
-def _holds(t, v): return t.kind=='f' if v!=v or v!=int(v) else t.kind=='f' or np.iinfo(t).min<=v<=np.iinfo(t).max
 
 def _free(a, m, v): return (not m.any() or _holds(a.dtype, v)) and not (equals(a, v) & ~m).any()

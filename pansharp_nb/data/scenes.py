@@ -8,7 +8,6 @@ __all__ = ['as_scene', 'check_scene', 'scene_sensor', 'nodata_mask', 'largest_re
 
 # %% ../../nbs/data/scenes.ipynb #42d17fa5
 import numpy as np, os, random, re, torch, warnings, xarray as xr
-from contextlib import contextmanager
 from dataclasses import replace
 from . import arrays, grids, rasters, sensors
 from .files import Refused, ending, equals, kind, naming, one_nodata, raster_kinds, shown, there
@@ -476,7 +475,7 @@ def open_scene(
     bits=None    # significant bits of a number, 0 for reflectance; default what the file says, else the sensor's
 )->xr.Dataset:   # a checked scene, in memory
     "Open any scene."
-    with naming(path), _telling(path) as said:
+    with naming(path):
         p = there(path)
         layers,attrs,name = _read(p, pan, index)
         if pan is None and 'pan' not in layers:
@@ -492,14 +491,8 @@ def open_scene(
         if {'R', 'G', 'B'} <= set(ds.bands): ds.attrs['rgb'] = [ds.bands.index(b) for b in 'RGB']
         for v,l in layers.items(): ds = _put_grid(ds, v, *l.grid) if l.grid else ds
         if fault := _grid_fault(ds): raise Refused(fault)
-        said += [t for l in layers.values() for t in l.said] + guess + met + more
+    _tell(path, [t for l in layers.values() for t in l.said] + guess + met + more)
     return ds
-
-@contextmanager
-def _telling(path):
-    said = []
-    yield said
-    _tell(path, said)
 
 # %% ../../nbs/data/scenes.ipynb #2d85225b
 def _attrs(layers, attrs, sensor, s, bits):
