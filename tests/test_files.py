@@ -9,7 +9,8 @@ from pansharp_nb.data import patches
 from pansharp_nb.data.scenes import all_samples, as_scene, nodata_mask, open_scene, samples, save_scene, scene_sensor, trim_nodata
 from pansharp_nb.data.sensors import sensor, sensor_in
 
-pytestmark = pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning', 'ignore::PendingDeprecationWarning')
+pytestmark = pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning',
+    'ignore::PendingDeprecationWarning')
 UTM = 'EPSG:32633'
 BGRN = ['B', 'G', 'R', 'NIR']
 
@@ -20,7 +21,9 @@ def pair(c=4, h=12, w=10, r=4, top=2000, dtype='uint16', seed=0):
 def tif(path, a, t=None, crs=UTM, driver='GTiff', **kw):
     a = a if a.ndim==3 else a[None]
     geo = dict(crs=crs, transform=t) if t else {}
-    with rasterio.open(path, 'w', driver=driver, count=len(a), height=a.shape[1], width=a.shape[2], dtype=a.dtype, **geo, **kw) as f: f.write(a)
+    with rasterio.open(path, 'w', driver=driver, count=len(a), height=a.shape[1], width=a.shape[2], dtype=a.dtype,
+        **geo, **kw) as f:
+        f.write(a)
     return path
 
 def grid(px, x=5e5, y=6e6): return Affine(px, 0, x, 0, -px, y)
@@ -47,19 +50,26 @@ def two(tmp_path):
 
 # names
 
-@pytest.mark.parametrize('text,name', [(t, n) for n,l in dict(WV3='WorldView03|WV-3|worldview 3|WV03', WV2='WorldView-2|wv02', QB='QB02|QuickBird-2|Quick Bird',
-    IKONOS='IK01|Ikonos-2', GE1='GE01|GeoEye 1|GEOEYE01', PLEIADES='Pléiades|Pleiades 1A|PHR1A|PHR1B|Pléiades-1B|PHR', SPOT6='SPOT-6|SPOT 7',
-    L8='Landsat 8 OLI|LC09|LC08|LANDSAT_9|Landsat-8|OLI_TIRS', L7='LE07|Landsat 7 ETM+|LANDSAT_7', L5='LT05|Landsat 5 TM',
+@pytest.mark.parametrize('text,name', [(t, n) for n,l in dict(WV3='WorldView03|WV-3|worldview 3|WV03',
+    WV2='WorldView-2|wv02', QB='QB02|QuickBird-2|Quick Bird',
+    IKONOS='IK01|Ikonos-2', GE1='GE01|GeoEye 1|GEOEYE01', PLEIADES='Pléiades|Pleiades 1A|PHR1A|PHR1B|Pléiades-1B|PHR',
+    SPOT6='SPOT-6|SPOT 7',
+    L8='Landsat 8 OLI|LC09|LC08|LANDSAT_9|Landsat-8|OLI_TIRS', L7='LE07|Landsat 7 ETM+|LANDSAT_7',
+    L5='LT05|Landsat 5 TM',
     GF2='GF02|Gaofen-2|gaofen 02', GF1='GF-1').items() for t in l.split('|')])
 def test_names(text, name): assert sensor(text).name==name
 
-@pytest.mark.parametrize('text', ['Sputnik', 'QuickBird 5', 'WV31', 'Pléiades Neo', 'SPOT 5', 'Landsat', 'WorldView-1', 'GF21', '', 'Landsat 6'])
+@pytest.mark.parametrize('text', ['Sputnik', 'QuickBird 5', 'WV31', 'Pléiades Neo', 'SPOT 5', 'Landsat',
+    'WorldView-1', 'GF21', '', 'Landsat 6'])
 def test_names_that_are_none(text):
     with pytest.raises(ValueError, match="or 'generic'"): sensor(text)
 
-@pytest.mark.parametrize('text,name', [('18JUN23WV031200018JUN23-M1BS-x.TIF', 'WV3'), ('05MAR11QB020500005MAR11-P2AS-y.TIF', 'QB'),
-    ('IMG_PHR1A_MS_201308.TIF', 'PLEIADES'), ('LE71230322000001SGS00_B1.TIF', 'L7'), ('GF2_PMS1_E113.9_N22.5_20150405.tif', 'GF2'),
-    ('my_world_view_3.tif', None), ('hotspot7.tif', None), ('wv3d.tif', None), ('colic.tif', None), ('tile_l_8.tif', None), ('wv2_wv3.tif', None)])
+@pytest.mark.parametrize('text,name', [('18JUN23WV031200018JUN23-M1BS-x.TIF', 'WV3'),
+    ('05MAR11QB020500005MAR11-P2AS-y.TIF', 'QB'),
+    ('IMG_PHR1A_MS_201308.TIF', 'PLEIADES'), ('LE71230322000001SGS00_B1.TIF', 'L7'),
+    ('GF2_PMS1_E113.9_N22.5_20150405.tif', 'GF2'),
+    ('my_world_view_3.tif', None), ('hotspot7.tif', None), ('wv3d.tif', None), ('colic.tif', None),
+    ('tile_l_8.tif', None), ('wv2_wv3.tif', None)])
 def test_names_of_files(text, name): assert sensor_in(text)==name
 
 # the file's own words
@@ -71,7 +81,8 @@ def describe(path, words=None, colours=None, waves=None):
         for i,w in enumerate(waves or ()): f.update_tags(i+1, wavelength=w, wavelength_units='Micrometers')
     return path
 
-@pytest.mark.parametrize('kw', [dict(words=['Red', 'Green', 'Blue', 'NIR']), dict(colours=['red', 'green', 'blue', 'undefined']),
+@pytest.mark.parametrize('kw', [dict(words=['Red', 'Green', 'Blue', 'NIR']), dict(colours=['red', 'green', 'blue',
+    'undefined']),
     dict(words=['red band', 'BAND_G', 'MS 1 (blue)', 'near-infrared']), dict(waves=['0.66', '0.56', '0.48', '0.83']),
     dict(colours=['red', 'green', 'blue', 'nir']), dict(words=['Red', 'Green', 'Blue', 'Band 4'])])
 def test_words_win(two, kw):
@@ -96,15 +107,18 @@ def test_nobody_names_the_bands(two):
 
 def test_words_beside_the_file(two):
     a,b,*_ = two
-    text = ''.join(f'<PAMRasterBand band="{i+1}"><Description>{w}</Description></PAMRasterBand>' for i,w in enumerate(('Red', 'Green', 'Blue', 'NIR')))
+    one,words = '<PAMRasterBand band="{}"><Description>{}</Description></PAMRasterBand>',('Red', 'Green', 'Blue', 'NIR')
+    text = ''.join(one.format(i+1, w) for i,w in enumerate(words))
     (a.parent/'ms.tif.aux.xml').write_text(f'<PAMDataset>{text}</PAMDataset>')
     assert said(a, 'QB', b)[0].bands[:3]==['R', 'G', 'B']
 
 def test_words_of_netcdf(tmp_path):
     ms,pan = pair()
     x = xr.Dataset(dict(ms=(('band', 'y_ms', 'x_ms'), ms), pan=(('y', 'x'), pan)), attrs=dict(sensor='QB'))
-    for i,y in enumerate((x.assign_coords(band=['Red', 'Green', 'Blue', 'NIR']), x.assign_coords(band=('band', [660., 560., 480., 830.], dict(units='nm'))),
-        x.assign(ms=x.ms.assign_attrs(long_name=['red', 'green', 'blue', 'nir'])), x.assign_attrs(bands=['red', 'green', 'blue', 'nir']),
+    for i,y in enumerate((x.assign_coords(band=['Red', 'Green', 'Blue', 'NIR']),
+        x.assign_coords(band=('band', [660., 560., 480., 830.], dict(units='nm'))),
+        x.assign(ms=x.ms.assign_attrs(long_name=['red', 'green', 'blue', 'nir'])),
+        x.assign_attrs(bands=['red', 'green', 'blue', 'nir']),
         x.assign_attrs(band_order='R,G,B,NIR (as shipped)'))):
         y.to_netcdf(tmp_path/f'{i}.nc', engine='h5netcdf')
         ds,line = said(tmp_path/f'{i}.nc')
@@ -159,10 +173,12 @@ def test_pages_are_bands(tmp_path):
 def test_scale_and_nodata_of_geotiff(tmp_path):
     ms,pan = pair(dtype='int16')
     ms[:, 0, 0] = -9999
-    with rasterio.open(tif(tmp_path/'ms.tif', ms, grid(2.4), nodata=-9999), 'r+') as f: f.scales,f.offsets = (1e-4,)*4,(-.01,)*4
+    with rasterio.open(tif(tmp_path/'ms.tif', ms, grid(2.4), nodata=-9999), 'r+') as f:
+        f.scales,f.offsets = (1e-4,)*4,(-.01,)*4
     with rasterio.open(tif(tmp_path/'pan.tif', pan, grid(.6)), 'r+') as f: f.scales = 1e-4,
     ds,line = said(tmp_path/'ms.tif', 'QB', tmp_path/'pan.tif')
-    assert ds.bit_depth==0 and np.allclose(ds.ms.values[:, 1:], ms[:, 1:]*1e-4-.01) and np.allclose(ds.pan.values, pan*1e-4)
+    assert ds.bit_depth==0 and np.allclose(ds.ms.values[:, 1:], ms[:, 1:]*1e-4-.01)
+    assert np.allclose(ds.pan.values, pan*1e-4)
     assert np.argwhere(nodata_mask(ds)).tolist()==[[0, 0]] and 'scale 0.0001' in line
 
 @pytest.mark.parametrize('v', ['ms', 'pan', 'gt'])
@@ -170,15 +186,19 @@ def test_scale_and_nodata_of_geotiff(tmp_path):
 def test_packed_netcdf(tmp_path, v, engine):
     "xarray packs and unpacks the same way."
     ms,pan = pair(dtype='float32')
-    x = xr.Dataset(dict(ms=(('band', 'y_ms', 'x_ms'), ms), pan=(('y', 'x'), pan), gt=(('band', 'y', 'x'), np.stack([pan]*4))), attrs=dict(sensor='QB'))
+    x = xr.Dataset(dict(ms=(('band', 'y_ms', 'x_ms'), ms), pan=(('y', 'x'), pan),
+        gt=(('band', 'y', 'x'), np.stack([pan]*4))), attrs=dict(sensor='QB'))
     x[v][..., 0, :3] = np.nan
-    x.to_netcdf(tmp_path/'a.nc', engine=engine, encoding={v: dict(dtype='int16', scale_factor=.1, add_offset=1000., _FillValue=-32768)})
+    x.to_netcdf(tmp_path/'a.nc', engine=engine, encoding={v: dict(dtype='int16', scale_factor=.1, add_offset=1000.,
+        _FillValue=-32768)})
     ds,line = said(tmp_path/'a.nc')
-    with xr.open_dataset(tmp_path/'a.nc', engine=engine) as want: assert np.allclose(ds[v].values, want[v].values, equal_nan=True, atol=1e-3)
+    with xr.open_dataset(tmp_path/'a.nc', engine=engine) as want:
+        assert np.allclose(ds[v].values, want[v].values, equal_nan=True, atol=1e-3)
     assert f'{v} decoded (scale 0.1, offset 1000)' in line and nodata_mask(ds).any() and ds.bit_depth==11
 
 def test_fill_values(tmp_path):
-    for dtype,fill,kw in (('uint16', 65535, {}), ('int16', -1, dict(_Unsigned='true')), ('int16', -9999, {}), ('float32', 1e20, {})):
+    for dtype,fill,kw in (('uint16', 65535, {}), ('int16', -1, dict(_Unsigned='true')), ('int16', -9999, {}),
+        ('float32', 1e20, {})):
         ms,pan = pair(dtype=dtype)
         ms[1, 3, 3] = fill
         with h5py.File(tmp_path/'a.nc', 'w') as f:
@@ -188,10 +208,12 @@ def test_fill_values(tmp_path):
         assert np.argwhere(nodata_mask(ds)).tolist()==[[3, 3]], (dtype, fill)
         f = save_scene(ds, tmp_path/'b.nc')
         assert np.argwhere(nodata_mask(said(f)[0])).tolist()==[[3, 3]]
-    with h5py.File(tmp_path/'a.nc', 'r+') as f: f['ms'].attrs.update(missing_value=np.array([f['ms'][0, 0, 0], f['ms'][0, 5, 5]], 'f4'))
+    with h5py.File(tmp_path/'a.nc', 'r+') as f:
+        f['ms'].attrs.update(missing_value=np.array([f['ms'][0, 0, 0], f['ms'][0, 5, 5]], 'f4'))
     assert {(0, 0), (3, 3), (5, 5)} <= set(map(tuple, np.argwhere(nodata_mask(said(tmp_path/'a.nc')[0]))))
 
-@pytest.mark.parametrize('order', [('x_ms', 'y_ms', 'band'), ('y_ms', 'x_ms', 'band'), ('x_ms', 'band', 'y_ms'), ('band', 'x_ms', 'y_ms')])
+@pytest.mark.parametrize('order', [('x_ms', 'y_ms', 'band'), ('y_ms', 'x_ms', 'band'), ('x_ms', 'band', 'y_ms'),
+    ('band', 'x_ms', 'y_ms')])
 @pytest.mark.parametrize('engine', ['h5netcdf', 'scipy'])
 def test_dimensions_have_names(tmp_path, order, engine):
     ms,pan = pair(dtype='int16')
@@ -223,7 +245,8 @@ def landsat(d, prefix, bands, px=30, level='L1TP', mid='', pan=True, mtl=None):
     return d
 
 SIX = ['B', 'G', 'R', 'NIR', 'SWIR1', 'SWIR2']
-@pytest.mark.parametrize('prefix,bands,pan,name,want', [('LE07', (1, 2, 3, 4, 5, 7), True, 'L7', SIX), ('LT05', (1, 2, 3, 4, 5, 7), False, 'L5', SIX),
+TM = 1,2,3,4,5,7
+@pytest.mark.parametrize('prefix,bands,pan,name,want', [('LE07', TM, True, 'L7', SIX), ('LT05', TM, False, 'L5', SIX),
     ('LC09', (2, 3, 4, 5, 6, 7), True, 'L8', SIX), ('LC08', (1, 2, 3, 4), True, 'L8', ['C', 'B', 'G', 'R'])])
 def test_landsat_prefix(tmp_path, prefix, bands, pan, name, want):
     ds,line = said(landsat(tmp_path/'x', prefix, bands, pan=pan), pan=None if pan else False)
@@ -242,7 +265,8 @@ def test_landsat_archive(tmp_path, how):
     with tarfile.open(tmp_path/f'LE07_x.{how}', 'w:gz' if 'gz' in how else 'w') as t:
         for f in d.iterdir(): t.add(f, f'LE07/{f.name}')
     a,b = said(tmp_path/f'LE07_x.{how}')[0],said(d)[0]
-    assert a.drop_attrs().identical(b.drop_attrs()) and (a.name, a.sensor)==('LE07_x', 'L7') and len(samples(tmp_path/f'LE07_x.{how}'))==1
+    assert a.drop_attrs().identical(b.drop_attrs()) and (a.name, a.sensor)==('LE07_x', 'L7')
+    assert len(samples(tmp_path/f'LE07_x.{how}'))==1
 
 def test_landsat_level_two_with_a_pan_of_level_one(tmp_path):
     two = landsat(tmp_path/'L2', 'LC08', (2, 3, 4, 5), level='L2SP', mid='SR_', pan=False)
@@ -270,14 +294,17 @@ def test_pan_a_few_pixels_larger_or_smaller(tmp_path, dh, dw):
 @pytest.mark.parametrize('x,y', [(3, 5), (-6, 2), (0, -9), (2.3, -.4)])
 def test_pan_that_begins_elsewhere(tmp_path, x, y):
     "A plane of the map's own coordinates: an MS pixel is the mean of its PAN pixels, but for the shift that is said."
-    def plane(n, m, px, x0, y0): return (300 + 6*(x0+px*(np.arange(m)+.5)) + 8*(y0+px*(np.arange(n)[:, None]+.5))).astype('float32')
+    def plane(n, m, px, x0, y0):
+        across,down = x0+px*(np.arange(m)+.5),y0+px*(np.arange(n)[:, None]+.5)
+        return (300 + 6*across + 8*down).astype('float32')
     a = tif(tmp_path/'ms.tif', np.stack([plane(12, 10, 4, 0, 0)]*4), grid(4))
     b = tif(tmp_path/'pan.tif', plane(48, 40, 1, x, y), grid(1, 5e5+x, 6e6-y))
     ds,line = said(a, 'QB', b)
     h,w = ds.ms.shape[1:]
     left = np.array([np.round(-y)+y, np.round(-x)+x]) # MS minus PAN, PAN pixels
     off = ds.ms.values[0]-ds.pan.values.reshape(h, 4, w, 4).mean((1, 3))
-    assert abs(off - (-8*left[0]-6*left[1])).max()<.05 and 'common ground' in line and ('in PAN pixels' in line)==bool(left.any())
+    assert abs(off - (-8*left[0]-6*left[1])).max()<.05 and 'common ground' in line
+    assert ('in PAN pixels' in line)==bool(left.any())
 
 def test_a_pan_of_another_place(tmp_path, two):
     a,_,ms,pan = two
@@ -334,26 +361,31 @@ def test_numbers_from_zero_to_one(tmp_path):
         ds,line = said(tmp_path/'a.nc')
         assert ds.bit_depth==0 and scene_sensor(ds).peak==1 and ('11 bits' in line)==bool(a)
     with pytest.raises(ValueError, match='same units'): as_scene(ms/2047, pan, 'QB')
-    with pytest.warns(UserWarning, match='below 2'): assert as_scene(ms/2047, pan/2047, replace(sensor('QB'), bit_depth=11)).bit_depth==0
+    with pytest.warns(UserWarning, match='below 2'):
+        assert as_scene(ms/2047, pan/2047, replace(sensor('QB'), bit_depth=11)).bit_depth==0
 
 @pytest.mark.parametrize('nd', [-9999, 1e12, -3.4e38])
 def test_nodata_that_cannot_occur(tmp_path, nd):
     ms,pan = pair()
     ms[:, :2],pan[:8] = 0,0
     a,b = tif(tmp_path/'ms.tif', ms, grid(2.4)),tif(tmp_path/'pan.tif', pan, grid(.6))
-    for f in (a, b): (f.parent/f'{f.name}.aux.xml').write_text(f'<PAMDataset><PAMRasterBand band="1"><NoDataValue>{nd}</NoDataValue></PAMRasterBand></PAMDataset>')
+    for f in (a, b):
+        note = f'<PAMRasterBand band="1"><NoDataValue>{nd}</NoDataValue></PAMRasterBand>'
+        (f.parent/f'{f.name}.aux.xml').write_text(f'<PAMDataset>{note}</PAMDataset>')
     ds,line = said(a, 'QB', b)
     assert (nodata_mask(ds).all(1)==(np.arange(12)<2)).all() and 'does not count' in line
 
 def test_different_nodata(tmp_path):
     ms,pan = pair(dtype='int16')[0],pair()[1]
     ms[:, 2, 2],pan[:2, :2] = -9999,0
-    ds,_ = said(tif(tmp_path/'ms.tif', ms, grid(2.4), nodata=-9999), 'QB', tif(tmp_path/'pan.tif', pan, grid(.6), nodata=0))
+    ds,_ = said(tif(tmp_path/'ms.tif', ms, grid(2.4), nodata=-9999), 'QB',
+        tif(tmp_path/'pan.tif', pan, grid(.6), nodata=0))
     assert np.argwhere(nodata_mask(ds)).tolist()==[[0, 0], [2, 2]] and (ds.ms.values[:, 3:]==ms[:, 3:]).all()
 
 # kinds of files
 
-@pytest.mark.parametrize('driver,end', [('JP2OpenJPEG', '.jp2'), ('PNG', '.png'), ('ENVI', '.img'), ('ENVI', '.dat'), ('NITF', '.ntf')])
+@pytest.mark.parametrize('driver,end', [('JP2OpenJPEG', '.jp2'), ('PNG', '.png'), ('ENVI', '.img'), ('ENVI', '.dat'),
+    ('NITF', '.ntf')])
 def test_other_rasters(tmp_path, driver, end):
     ms,pan = pair()
     a,b = tif(tmp_path/'ms.tif', ms, grid(240)),tif(tmp_path/'pan.tif', pan, grid(60)) # NITF keeps corners to a metre
@@ -365,7 +397,8 @@ def test_other_rasters(tmp_path, driver, end):
 def test_envi_words_and_size(tmp_path):
     ms,pan = pair()
     a,b = tif(tmp_path/'ms.img', ms, driver='ENVI'),tif(tmp_path/'pan.img', pan, driver='ENVI')
-    with open(tmp_path/'ms.hdr', 'a') as f: f.write('wavelength units = Nanometers\nwavelength = {660, 560, 480, 830}\n')
+    with open(tmp_path/'ms.hdr', 'a') as f:
+        f.write('wavelength units = Nanometers\nwavelength = {660, 560, 480, 830}\n')
     for o in (a, tmp_path/'ms.hdr'): assert said(o, 'QB', b)[0].bands==['R', 'G', 'B', 'NIR']
     a.write_bytes(a.read_bytes()[:-20])
     refused(a, 'declares', 'fetch or export', sensor='QB', pan=b)
@@ -386,9 +419,12 @@ def test_pairs_of_two_kinds(two, tmp_path):
     for p in ('pan.npy', 'pan.mat'): assert (said(a, 'QB', tmp_path/p)[0].pan.values==pan).all()
 
 def vrt(path, source, relative=1, band='', extra=''):
-    ms = ''.join(f'<VRTRasterBand dataType="UInt16" band="{i}" {band}>{extra}<SimpleSource><SourceFilename relativeToVRT="{relative}">{source}'
-        f'</SourceFilename><SourceBand>{i}</SourceBand></SimpleSource></VRTRasterBand>' for i in range(1, 5))
-    path.write_text(f'<VRTDataset rasterXSize="10" rasterYSize="12"><GeoTransform>5e5, 2.4, 0, 6e6, 0, -2.4</GeoTransform>{ms}</VRTDataset>')
+    file = f'<SourceFilename relativeToVRT="{relative}">{source}</SourceFilename>'
+    one = f'<VRTRasterBand dataType="UInt16" band="{{0}}" {band}>{extra}<SimpleSource>{file}<SourceBand>{{0}}</SourceBand>' \
+        '</SimpleSource></VRTRasterBand>'
+    place = '<GeoTransform>5e5, 2.4, 0, 6e6, 0, -2.4</GeoTransform>'
+    bands = ''.join(one.format(i) for i in range(1, 5))
+    path.write_text(f'<VRTDataset rasterXSize="10" rasterYSize="12">{place}{bands}</VRTDataset>')
     return path
 
 def test_vrt_of_local_images(two, tmp_path):
@@ -409,11 +445,14 @@ def port():
         with pytest.raises(BlockingIOError): s.accept()
 
 def texts(port, path):
-    tms = f'<Service name="TMS"><ServerUrl>http://127.0.0.1:{port}/${{z}}.png</ServerUrl></Service><DataWindow><TileLevel>1</TileLevel></DataWindow>'
-    return dict(vrt=f'<VRTDataset rasterXSize="10" rasterYSize="12"><VRTRasterBand dataType="UInt16" band="1"><SimpleSource><SourceFilename>{path}'
-        '</SourceFilename></SimpleSource></VRTRasterBand></VRTDataset>', wms=f'<GDAL_WMS>{tms}</GDAL_WMS>', url=f'/vsicurl/http://127.0.0.1:{port}/a.tif',
-        stac=f'{{"type": "FeatureCollection", "stac_version": "1.0.0", "features": [{{"assets": {{"a": {{"href": "http://127.0.0.1:{port}/a.tif"}}}}}}]}}',
-        wmts=f'<GDAL_WMTS><GetCapabilitiesUrl>http://127.0.0.1:{port}/c.xml</GetCapabilitiesUrl></GDAL_WMTS>')
+    here = f'http://127.0.0.1:{port}'
+    source = f'<SimpleSource><SourceFilename>{path}</SourceFilename></SimpleSource>'
+    band = f'<VRTRasterBand dataType="UInt16" band="1">{source}</VRTRasterBand>'
+    tms = f'<Service name="TMS"><ServerUrl>{here}/${{z}}.png</ServerUrl></Service><DataWindow><TileLevel>1</TileLevel></DataWindow>'
+    asset = f'{{"assets": {{"a": {{"href": "{here}/a.tif"}}}}}}'
+    return dict(vrt=f'<VRTDataset rasterXSize="10" rasterYSize="12">{band}</VRTDataset>', wms=f'<GDAL_WMS>{tms}</GDAL_WMS>',
+        stac=f'{{"type": "FeatureCollection", "stac_version": "1.0.0", "features": [{asset}]}}',
+        url=f'/vsicurl/{here}/a.tif', wmts=f'<GDAL_WMTS><GetCapabilitiesUrl>{here}/c.xml</GetCapabilitiesUrl></GDAL_WMTS>')
 
 @pytest.mark.parametrize('end', ['.tif', '.png', '.jp2', '.img', '.nc', '.mat', '.npz', '.npy', '.xml'])
 @pytest.mark.parametrize('text', ['vrt', 'wms', 'url', 'stac', 'wmts'])
@@ -422,7 +461,8 @@ def test_texts_are_no_images(tmp_path, two, port, end, text):
     f.write_text(texts(port, two[0])[text])
     refused(f, sensor='QB', pan=False)
 
-@pytest.mark.parametrize('source', ['/vsicurl/http://127.0.0.1:{}/a.tif', 'http://127.0.0.1:{}/a.tif', '/vsizip/a.zip/ms.tif', 'inner.vrt', 'GTIFF_DIR:1:ms.tif',
+@pytest.mark.parametrize('source', ['/vsicurl/http://127.0.0.1:{}/a.tif', 'http://127.0.0.1:{}/a.tif',
+    '/vsizip/a.zip/ms.tif', 'inner.vrt', 'GTIFF_DIR:1:ms.tif',
     '&lt;GDAL_WMS/&gt;', 'text.tif', 'pipe.tif', 'no.tif', '', '.'])
 def test_vrt_that_reaches_out(two, tmp_path, port, source):
     vrt(tmp_path/'inner.vrt', 'ms.tif')
@@ -430,9 +470,11 @@ def test_vrt_that_reaches_out(two, tmp_path, port, source):
     if hasattr(os, 'mkfifo'): os.mkfifo(tmp_path/'pipe.tif')
     refused(vrt(tmp_path/'v.vrt', source.format(port)), sensor='QB', pan=two[1], name='v.vrt')
 
-@pytest.mark.parametrize('kw', [dict(band='subClass="VRTRawRasterBand"'), dict(band='subClass="VRTDerivedRasterBand"', extra='<PixelFunctionLanguage>Python</PixelFunctionLanguage>'),
+@pytest.mark.parametrize('kw', [dict(band='subClass="VRTRawRasterBand"'), dict(band='subClass="VRTDerivedRasterBand"',
+    extra='<PixelFunctionLanguage>Python</PixelFunctionLanguage>'),
     dict(extra='<Overview><SourceFilename>a.ovr</SourceFilename></Overview>')])
-def test_vrt_that_does_more(two, tmp_path, kw): refused(vrt(tmp_path/'v.vrt', 'ms.tif', **kw), 'no plain mosaic', sensor='QB', pan=two[1])
+def test_vrt_that_does_more(two, tmp_path, kw): refused(vrt(tmp_path/'v.vrt', 'ms.tif', **kw), 'no plain mosaic',
+    sensor='QB', pan=two[1])
 
 def test_vrt_with_entities(two, tmp_path):
     f = vrt(tmp_path/'v.vrt', 'ms.tif')
@@ -444,8 +486,9 @@ def test_what_lies_beside(two, port):
     a,b,ms,_ = two
     t = texts(port, b)
     with rasterio.open(a, 'r+') as f: f.update_tags(ns='OVERVIEWS', OVERVIEW_FILE=t['url'])
-    for e,o in (('.ovr', t['wms']), ('.msk', t['wms']), ('.aux.xml', f'<PAMDataset><Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">{t["url"]}</MDI></Metadata></PAMDataset>')):
-        (a.parent/f'ms.tif{e}').write_text(o)
+    note = f'<Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">{t["url"]}</MDI></Metadata>'
+    beside = {'.ovr': t['wms'], '.msk': t['wms'], '.aux.xml': f'<PAMDataset>{note}</PAMDataset>'}
+    for e,o in beside.items(): (a.parent/f'ms.tif{e}').write_text(o)
     assert (said(a, 'QB', b)[0].ms.values==ms).all()
 
 def test_hdf5_that_lies_elsewhere(tmp_path):
@@ -497,13 +540,15 @@ def test_pipes_inside_folders(tmp_path):
     refused(tmp_path/'4 WorldView-4', 'pipe')
 
 @pytest.mark.skipif(sys.platform!='linux', reason='names are text elsewhere')
-@pytest.mark.parametrize('name', [b'qb\xff\xfe.', b'qb\n\x1b[31m.', b'qb \xc3\xa9\t.', b'qb%s{x}.', b'qb?a#b:c.', b'http:x.', b'-qb.'])
+@pytest.mark.parametrize('name', [b'qb\xff\xfe.', b'qb\n\x1b[31m.', b'qb \xc3\xa9\t.', b'qb%s{x}.', b'qb?a#b:c.',
+    b'http:x.', b'-qb.'])
 def test_odd_names(tmp_path, name):
     ms,pan = pair()
     f,p = (tmp_path/os.fsdecode(name+e) for e in (b'tif', b'pan.tif'))
     for g,a in ((f, ms), (p, pan)): tif(tmp_path/'t.tif', a, grid(2.4 if a is ms else .6)).rename(g)
     with warnings.catch_warnings(record=True, action='always') as w: ds = open_scene(f, 'QB', p)
-    assert (ds.ms.values==ms).all() and ds.name.isprintable() and all(str(o.message).isprintable() for o in w if o.category is UserWarning)
+    assert (ds.ms.values==ms).all() and ds.name.isprintable()
+    assert all(str(o.message).isprintable() for o in w if o.category is UserWarning)
     ds.name.encode()
     nc = tmp_path/os.fsdecode(name+b'nc')
     save_scene(ds, nc)
@@ -544,15 +589,21 @@ def test_small_files_that_declare_much(tmp_path):
     how = dict(driver='GTiff', count=4, height=n, width=n, dtype='uint16', sparse_ok=True, tiled=True)
     with rasterio.open(d/'sparse.tif', 'w', **how): pass
     with rasterio.open(d/'one.tif', 'w', **how | dict(count=1, dtype='uint8')): pass
-    with rasterio.open(d/'zstd.tif', 'w', **how | dict(count=1, height=9000, width=9000, dtype='uint8', compress='zstd', sparse_ok=False)): pass
+    with rasterio.open(d/'zstd.tif', 'w', **how | dict(count=1, height=9000, width=9000, dtype='uint8',
+        compress='zstd', sparse_ok=False)):
+        pass
     for f in ('a.h5', 'a.nc'):
-        with h5py.File(d/f, 'w') as h: h.create_dataset('ms', (4, n, n), 'uint16', chunks=(1, 1000, 1000), compression=9)
+        with h5py.File(d/f, 'w') as h:
+            h.create_dataset('ms', (4, n, n), 'uint16', chunks=(1, 1000, 1000), compression=9)
     with h5py.File(d/'b.mat', 'w', userblock_size=512) as h: h.create_dataset('I_MS', (4, n, n), 'f8')
-    with open(d/'a.npy', 'wb') as f: np.lib.format.write_array_header_1_0(f, dict(descr='<u2', fortran_order=False, shape=(4, n, n)))
+    with open(d/'a.npy', 'wb') as f:
+        np.lib.format.write_array_header_1_0(f, dict(descr='<u2', fortran_order=False, shape=(4, n, n)))
     with zipfile.ZipFile(d/'b.npz', 'w') as z: z.write(d/'a.npy', 'ms.npy')
     scipy.io.savemat(d/'c.mat', dict(I_MS=np.ones((2, 2, 4), 'uint16')))
-    (d/'c.mat').write_bytes((d/'c.mat').read_bytes().replace(np.array([2, 2, 4], 'i4').tobytes(), np.array([n, n, 4], 'i4').tobytes()))
-    (d/'e.hdr').write_text(f'ENVI\nsamples = {n}\nlines = {n}\nbands = 4\ndata type = 12\ninterleave = bsq\nbyte order = 0\n')
+    (d/'c.mat').write_bytes((d/'c.mat').read_bytes().replace(np.array([2, 2, 4], 'i4').tobytes(),
+        np.array([n, n, 4], 'i4').tobytes()))
+    header = f'samples = {n}\nlines = {n}\nbands = 4\ndata type = 12\ninterleave = bsq\nbyte order = 0\n'
+    (d/'e.hdr').write_text(f'ENVI\n{header}')
     (d/'e.img').write_bytes(bytes(1000))
     files = [f for f in d.iterdir()]
     assert max(f.stat().st_size for f in files)<1e6
@@ -570,26 +621,33 @@ def test_the_limit_can_be_raised(tmp_path, monkeypatch, two):
 # damage
 
 def sparse(path, a, t, keep, **kw): # only the first `keep` rows are ever written
-    with rasterio.open(path, 'w', driver='GTiff', count=len(a), height=a.shape[1], width=a.shape[2], dtype=a.dtype, crs=UTM, transform=t, sparse_ok=True,
+    with rasterio.open(path, 'w', driver='GTiff', count=len(a), height=a.shape[1], width=a.shape[2], dtype=a.dtype,
+        crs=UTM, transform=t, sparse_ok=True,
         **kw) as f: f.write(a[:, :keep], window=((0, keep), (0, a.shape[2])))
     return path
 
-@pytest.mark.parametrize('kw', [dict(blockysize=1), dict(tiled=True, blockxsize=16, blockysize=16), dict(blockysize=1, compress='deflate', interleave='pixel')])
+@pytest.mark.parametrize('kw', [dict(blockysize=1), dict(tiled=True, blockxsize=16, blockysize=16), dict(blockysize=1,
+    compress='deflate', interleave='pixel')])
 @pytest.mark.parametrize('which', ['ms', 'pan'])
 def test_rows_that_were_never_written(tmp_path, kw, which):
     ms,pan = pair(h=160, w=32, r=2)
     todo = dict(ms=(ms, grid(30)), pan=(pan[None], grid(15)))
     for gone,bad in ((16, False), (64, True)):
         r = 2 if which=='pan' else 1
-        for v,(a,t) in todo.items(): sparse(tmp_path/f'{v}.tif', a, t, a.shape[1]-gone*r if v==which else a.shape[1], **kw)
+        for v,(a,t) in todo.items():
+            sparse(tmp_path/f'{v}.tif', a, t, a.shape[1]-gone*r if v==which else a.shape[1], **kw)
         if bad: refused(tmp_path/'ms.tif', '40% of', 'never written', sensor='L8', pan=tmp_path/'pan.tif')
         else:
             ds,line = said(tmp_path/'ms.tif', 'L8', tmp_path/'pan.tif')
-            assert '10.00% of' in line and (nodata_mask(ds).all(1)==(np.arange(160)>=144)).all() and not nodata_mask(ds)[:144].any()
+            assert '10.00% of' in line and (nodata_mask(ds).all(1)==(np.arange(160)>=144)).all()
+            assert not nodata_mask(ds)[:144].any()
 
 def test_a_writer_that_was_killed(tmp_path):
-    code = "import os, sys, numpy as np, rasterio\nf = rasterio.open(sys.argv[1], 'w', driver='GTiff', count=4, height=64, width=64, dtype='uint16', tiled=True, " \
-        "blockxsize=16, blockysize=16)\nf.write(np.ones((4, 32, 64), 'uint16'), window=((0, 32), (0, 64)))\nos._exit(9)"
+    code = """import os, sys, numpy as np, rasterio
+how = dict(driver='GTiff', count=4, height=64, width=64, dtype='uint16', tiled=True, blockxsize=16, blockysize=16)
+f = rasterio.open(sys.argv[1], 'w', **how)
+f.write(np.ones((4, 32, 64), 'uint16'), window=((0, 32), (0, 64)))
+os._exit(9)"""
     subprocess.run([sys.executable, '-c', code, str(tmp_path/'ms.tif')])
     refused(tmp_path/'ms.tif', sensor='QB', pan=False)
 
@@ -599,13 +657,15 @@ def test_chunks_that_were_never_written(tmp_path, name, keys, gone):
     ms,pan = pair(h=160, w=32, r=2)
     with h5py.File(tmp_path/name, 'w') as f:
         f[keys[1]] = pan.T if name=='a.mat' else pan
-        o = f.create_dataset(keys[0], (4, 32, 160) if name=='a.mat' else ms.shape, ms.dtype, chunks=(2, 16, 16) if gone<160 else None)
+        o = f.create_dataset(keys[0], (4, 32, 160) if name=='a.mat' else ms.shape, ms.dtype,
+            chunks=(2, 16, 16) if gone<160 else None)
         for i in range(0, 160-gone, 16):
             if name=='a.mat': o[:, :, i:i+16] = ms[:, i:i+16].transpose(0, 2, 1)
             else: o[:, i:i+16] = ms[:, i:i+16]
     if gone>16: return refused(tmp_path/name, f'{gone/1.6:.0f}% of MS was never written', sensor='L8', bits=11)
     ds,line = said(tmp_path/name, 'L8', bits=11)
-    assert '10.00% of MS' in line and (nodata_mask(ds).all(1)==(np.arange(160)>=144)).all() and (ds.ms.values[:, :144]==ms[:, :144]).all()
+    assert '10.00% of MS' in line and (nodata_mask(ds).all(1)==(np.arange(160)>=144)).all()
+    assert (ds.ms.values[:, :144]==ms[:, :144]).all()
 
 def test_black_rows_are_missing_rows():
     "In the middle too, and in PAN alone; a dark pixel or a short dark line is none."
@@ -616,11 +676,11 @@ def test_black_rows_are_missing_rows():
     pan[20:28, 4:36] = 0
     assert not nodata_mask(as_scene(ms, pan, 'QB')).any()
 
-BAD = [('bit_depth', v) for v in ('eleven', 11.9, 1e12, -3, np.nan, [8, 11], '11 or 12', True, 0)] + [('ratio', v) for v in (4.7, 'four', -4, np.inf, 2)] + \
-    [('bands', v) for v in (['B', 'B', 'R', 'NIR'], ['B', 'G'], ['B', 'G', 'R', 'X'], 7)] + [('nodata', v) for v in ('none', [1, 2])] + \
-    [('sensor', v) for v in (3, 'Sputnik', ['QB', 'WV2'])] + [('gains', v) for v in ([.3, .3, .3, 7], 'x', [.3])] + [('rgb', v) for v in ([2, 1, 9], 'RGB', [.5, 1, 2])] + \
-    [('pan_shift_px', 'big'), ('kind', 3)]
-@pytest.mark.parametrize('key,value', BAD)
+BAD = dict(bit_depth=('eleven', 11.9, 1e12, -3, np.nan, [8, 11], '11 or 12', True, 0), ratio=(4.7, 'four', -4, np.inf, 2),
+    bands=(['B', 'B', 'R', 'NIR'], ['B', 'G'], ['B', 'G', 'R', 'X'], 7), nodata=('none', [1, 2]), kind=(3,),
+    sensor=(3, 'Sputnik', ['QB', 'WV2']), gains=([.3, .3, .3, 7], 'x', [.3]), rgb=([2, 1, 9], 'RGB', [.5, 1, 2]),
+    pan_shift_px=('big',))
+@pytest.mark.parametrize('key,value', [(k, v) for k,l in BAD.items() for v in l])
 def test_attributes_have_types(tmp_path, key, value):
     ms,pan = pair()
     with h5py.File(tmp_path/'some.nc', 'w') as f:
@@ -631,21 +691,25 @@ def test_attributes_have_types(tmp_path, key, value):
         with pytest.raises(ValueError) as e: as_scene(ms, pan, 'QB', name='mine', **{key: value})
         assert '\n' not in str(e.value) and 'mine' in str(e.value)
 
-@pytest.mark.parametrize('key,value,want', [('bit_depth', '11', 11), ('bit_depth', 11., 11), ('ratio', '4', 4), ('bit_depth', 'unknown', 11), ('ratio', 4., 4)])
+@pytest.mark.parametrize('key,value,want', [('bit_depth', '11', 11), ('bit_depth', 11., 11), ('ratio', '4', 4),
+    ('bit_depth', 'unknown', 11), ('ratio', 4., 4)])
 def test_attributes_that_can_be_read(tmp_path, key, value, want):
     with h5py.File(tmp_path/'some.nc', 'w') as f:
         f['ms'],f['pan'] = pair()
         f.attrs.update(dict(sensor='QB') | {key: value})
     assert said(tmp_path/'some.nc')[0].attrs[key]==want
 
-@pytest.mark.parametrize('v,key,value', [('ms', 'scale_factor', np.nan), ('ms', 'scale_factor', 0.), ('pan', 'add_offset', np.inf), ('ms', 'scale_factor', 'ten'),
-    ('ms', '_FillValue', 'none'), ('ms', 'scale_factor', [1., 2.]), ('spatial_ref', 'GeoTransform', '5e5 nan 0 6e6 0 -.6'), ('spatial_ref', 'GeoTransform', '1 2 3'),
+@pytest.mark.parametrize('v,key,value', [('ms', 'scale_factor', np.nan), ('ms', 'scale_factor', 0.), ('pan',
+    'add_offset', np.inf), ('ms', 'scale_factor', 'ten'),
+    ('ms', '_FillValue', 'none'), ('ms', 'scale_factor', [1., 2.]),
+    ('spatial_ref', 'GeoTransform', '5e5 nan 0 6e6 0 -.6'), ('spatial_ref', 'GeoTransform', '1 2 3'),
     ('spatial_ref', 'GeoTransform', '5e5 0 0 6e6 0 0'), ('spatial_ref', 'crs_wkt', 'PROJCS["x"')])
 def test_attributes_of_arrays(tmp_path, v, key, value):
     with h5py.File(tmp_path/'some.nc', 'w') as f:
         f['ms'],f['pan'] = pair()
         f.attrs['sensor'] = 'QB'
-        for k,px in (('spatial_ref', '.6'), ('spatial_ref_ms', '2.4')): f.create_dataset(k, data=0).attrs['GeoTransform'] = f'5e5 {px} 0 6e6 0 -{px}'
+        for k,px in (('spatial_ref', '.6'), ('spatial_ref_ms', '2.4')):
+            f.create_dataset(k, data=0).attrs['GeoTransform'] = f'5e5 {px} 0 6e6 0 -{px}'
         f[v].attrs[key] = value
     refused(tmp_path/'some.nc')
 
@@ -653,7 +717,8 @@ def test_odd_attributes_travel_or_stay(tmp_path):
     "Whatever else a file says must not break the writing of its scene."
     with h5py.File(tmp_path/'some.nc', 'w') as f:
         f['ms'],f['pan'] = pair()
-        f.attrs.update(dict(sensor='QB', flag=True, licence=b'caf\xe9', empty=h5py.Empty('f'), n=np.int8(3), z=1+2j, long='x'*100000, none=np.zeros(0)))
+        f.attrs.update(dict(sensor='QB', flag=True, licence=b'caf\xe9', empty=h5py.Empty('f'), n=np.int8(3), z=1+2j,
+            long='x'*100000, none=np.zeros(0)))
         f.attrs['ref'] = f['ms'].ref
         f.attrs['compound'] = np.zeros(2, [('a', 'i4')])
     ds,_ = said(tmp_path/'some.nc')
@@ -666,12 +731,15 @@ def test_mutated_files(tmp_path):
     save_scene(as_scene(ms, pan, 'QB', name='qb', nodata=0), tmp_path/'qb.nc')
     scipy.io.savemat(tmp_path/'qb5.mat', dict(I_MS=hwc(ms), I_PAN=pan, sensor='QB', L=11))
     with h5py.File(tmp_path/'qb.mat', 'w', userblock_size=512) as f: f['I_MS'],f['I_PAN'] = hwc(ms).T,pan.T
-    tif(tmp_path/'qb.tif', ms, grid(2.4), compress='deflate'), tif(tmp_path/'qb.png', ms[:3], driver='PNG'), np.savez(tmp_path/'qb.npz', ms=ms, pan=pan)
-    r,whole,counts = random.Random(0),[(f, f.read_bytes()) for f in sorted(tmp_path.glob('qb*')) if not f.name.endswith('.xml')],[0, 0]
+    tif(tmp_path/'qb.tif', ms, grid(2.4), compress='deflate'), tif(tmp_path/'qb.png', ms[:3],
+        driver='PNG'), np.savez(tmp_path/'qb.npz', ms=ms, pan=pan)
+    whole = [(f, f.read_bytes()) for f in sorted(tmp_path.glob('qb*')) if not f.name.endswith('.xml')]
+    r,counts = random.Random(0),[0, 0]
     for i in range(120):
         f,data = whole[i%6]
         b = bytearray(data)
-        for _ in range(r.choice((1, 3, 30))): b[r.randrange(r.choice((64, 1024, len(b))) if len(b)>1024 else len(b))] = r.randrange(256)
+        for _ in range(r.choice((1, 3, 30))):
+            b[r.randrange(r.choice((64, 1024, len(b))) if len(b)>1024 else len(b))] = r.randrange(256)
         f.write_bytes(b[:int(len(b)*r.random())] if r.random()<.2 else b)
         try: open_scene(f, 'QB', pan=False if f.suffix in ('.tif', '.png') else None)
         except (ValueError, OSError) as e: assert '\n' not in str(e) and f.name in str(e)
@@ -686,17 +754,22 @@ def test_all_samples(tmp_path):
     for d in 'ab':
         (tmp_path/d).mkdir()
         save_scene(as_scene(ms, pan, 'QB'), tmp_path/d/'scene.nc')
-        with h5py.File(tmp_path/d/'test_qb.h5', 'w') as f: f['ms'],f['pan'] = np.stack([ms, ms, ms]),np.stack([pan]*3)[:, None]
+        with h5py.File(tmp_path/d/'test_qb.h5', 'w') as f:
+            f['ms'],f['pan'] = np.stack([ms, ms, ms]),np.stack([pan]*3)[:, None]
     for k,o in (('MS_256', hwc(ms)), ('PAN_1024', pan)):
         (tmp_path/'4 WorldView-4'/k).mkdir(parents=True)
-        for n in (1, 10, 2): scipy.io.savemat(tmp_path/'4 WorldView-4'/k/f'{n}.mat', {'imgMS' if o.ndim==3 else 'block': o})
+        for n in (1, 10, 2):
+            scipy.io.savemat(tmp_path/'4 WorldView-4'/k/f'{n}.mat', {'imgMS' if o.ndim==3 else 'block': o})
     (tmp_path/'bad.nc').write_bytes(b'CDF\x01')
-    paths = [tmp_path/'a'/'scene.nc', tmp_path/'b'/'scene.nc', tmp_path/'a'/'test_qb.h5', tmp_path/'bad.nc', tmp_path/'4 WorldView-4', tmp_path/'a'/'scene.nc']
+    paths = [tmp_path/'a'/'scene.nc', tmp_path/'b'/'scene.nc', tmp_path/'a'/'test_qb.h5', tmp_path/'bad.nc',
+        tmp_path/'4 WorldView-4', tmp_path/'a'/'scene.nc']
     with pytest.warns(UserWarning, match='a_scene') as w: found = all_samples(paths)
     names = [n for *_,n in found]
-    assert len({*names})==len(names)==10 and len(w)==1 and names[2:9]==['test_qb_0', 'test_qb_1', 'test_qb_2', 'bad', *(f'4 WorldView-4_{n}' for n in ('1', '10', '2'))]
+    assert len({*names})==len(names)==10 and len(w)==1
+    assert names[2:9]==['test_qb_0', 'test_qb_1', 'test_qb_2', 'bad', *(f'4 WorldView-4_{n}' for n in ('1', '10', '2'))]
     assert [(p, i) for p,i,_ in all_samples(paths[2:3], 1)]==[(paths[2], 1)]
-    with warnings.catch_warnings(action='ignore'): assert [open_scene(p, index=i).name for p,i,_ in found[2:5]]==names[2:5]
+    with warnings.catch_warnings(action='ignore'):
+        assert [open_scene(p, index=i).name for p,i,_ in found[2:5]]==names[2:5]
     refused(paths[0], 'one sample', index=1)
 
 def test_a_folder_of_matlab_files(tmp_path):
@@ -719,4 +792,5 @@ def test_a_stack_is_unpacked_as_its_file_says(tmp_path):
         g = patches.grounds(tmp_path)
         one = patches._tensors(g[1])
         ds = open_scene(tmp_path/'train_qb.h5', index=1)
-    assert len(g)==3 and (one[0][0].numpy()==ds.ms.values).all() and (one[1][0, 0].numpy()==ds.pan.values).all() and np.allclose(ds.ms.values, ms*.5)
+    assert len(g)==3 and (one[0][0].numpy()==ds.ms.values).all() and (one[1][0, 0].numpy()==ds.pan.values).all()
+    assert np.allclose(ds.ms.values, ms*.5)
