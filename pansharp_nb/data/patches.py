@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from .licences import licence_of
 from .degrade import decimate, mtf_filter, wald
+from . import arrays, files
 from .registration import move
 from .scaling import band_order, scale_of
 from .scenes import crop, nbu_split, open_scene, samples, scene_sensor, to_tensors, trim_nodata
@@ -49,19 +50,21 @@ def grounds(
     tests:bool=False        # take scenes of the split `test` as well: a cross-validation says by `without` what it keeps
 )->list:                    # of `Ground`
     "What there is to train on; raises `ValueError` if there is nothing."
-    files = sources(scenes)
-    found = [g for f in files for g in _of_file(f, bands, ratio, protocol, part, without, max_shift, tests)]
+    looked = sources(scenes)
+    found = [g for f in looked for g in _of_file(f, bands, ratio, protocol, part, without, max_shift, tests)]
     said = f'no scene with {bands} bands at ratio {ratio} to train on in {scenes}'
-    if not found: raise ValueError(f'{said}: {len(files)} files looked at; scenes of the split `test` do not count')
+    kinds = f'files that count end in {" ".join(files.whole)} or are NBU folders; of a pair of other files, make a scene first (save_scene)'
+    if not found: raise ValueError(f'{said}: {len(looked)} files looked at; {kinds}; scenes of the split `test` do not count')
     return found
 
 def sources(scenes)->list: # folder, or list of files and folders
-    "Files and NBU folders that scenes can be read from."
+    "Files that hold MS and PAN, and NBU folders."
     if not isinstance(scenes, (str, Path)): return [Path(f) for f in scenes]
     p = Path(scenes).expanduser()
-    if not p.exists(): raise ValueError(f'no folder {p}: give the folder of the scenes')
+    if not p.exists(): raise ValueError(f'no folder {files.shown(p)}: give the folder of the scenes')
     if p.is_file() or (p/'MS_256').is_dir(): return [p]
-    return sorted([*p.glob('*.nc'), *p.glob('*.h5'), *(d.parent for d in p.glob('*/MS_256'))])
+    found = [f for f in p.iterdir() if f.is_file() and files.ending(f) in files.whole and f.name[0]!='.']
+    return sorted([*found, *(d.parent for d in p.glob('*/MS_256'))])
 
 # %% ../../nbs/data/patches.ipynb #875fd3a6
 def _of_file(f, bands, ratio, protocol, part, without, max_shift, tests):
@@ -80,7 +83,8 @@ def _of_file(f, bands, ratio, protocol, part, without, max_shift, tests):
     shape = k*(span[1]-span[0]), k*ds.sizes['x_ms']
     g = Ground(f, 0, a['name'], replace(s, bit_depth=s.bit_depth or 1), take, shape, truth, span, a['bit_depth']==8, licence_of(f) if f.suffix=='.nc' else str(a.get('licence', 'not stated')), False)
     n = _kept(f, samples(f), part)
-    return [replace(g, index=i, name=f'{f.stem}_{i}' if len(n)>1 else g.name, stack=f.is_file() and len(n)>1) for i in n]
+    many = len(n)>1 and f.is_file() and files.kind(f)=='HDF5'
+    return [replace(g, index=i, name=f'{files.shown(f.stem)}_{i}' if len(n)>1 else g.name, stack=many) for i in n]
 
 def _kept(f, n, part): # samples of a file that belong to a part: NBU is split by a shuffle, PanCollection by the names of its files
     if f.is_dir(): return nbu_split(len(n))[part]
@@ -149,13 +153,12 @@ def _whole_cells(ms, pan):
 # %% ../../nbs/data/patches.ipynb #58ee8667
 def _tensors(g): # `ms, pan, gt` of a ground in digital numbers
     if not g.stack: return _scene(g)
-    f = _stack(g.file)
-    one = [torch.from_numpy(f[v][g.index].astype('float32'))[None] if v in f else None for v in ('ms', 'pan', 'gt')]
-    if one[1].ndim==3: one[1] = one[1][None]
-    return one
+    one = arrays.layers_of(*_stack(g.file), g.index, g.file, ('ms', 'pan', 'gt'))
+    ms,pan,gt = (torch.from_numpy(one[v].a.astype('float32'))[None] if v in one else None for v in ('ms', 'pan', 'gt'))
+    return ms, pan[None], gt
 
 @lru_cache(maxsize=4)
-def _stack(file): return h5py.File(file)
+def _stack(file): return arrays.h5_vars(h5py.File(file), file)
 
 @lru_cache(maxsize=128)
 def _scene(g): return to_tensors(trim_nodata(crop(open_scene(g.file, index=g.index), rows=slice(*g.span))))

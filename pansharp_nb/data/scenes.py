@@ -4,17 +4,16 @@
 
 # %% auto #0
 __all__ = ['as_scene', 'check_scene', 'scene_sensor', 'nodata_mask', 'largest_rectangle', 'crop', 'trim_nodata', 'to_tensors',
-           'save_scene', 'open_scene', 'samples', 'nbu_split']
+           'save_scene', 'open_scene', 'samples', 'all_samples', 'nbu_split']
 
 # %% ../../nbs/data/scenes.ipynb #42d17fa5
-import os, random, re
-import h5py, numpy as np, rasterio, scipy.io, torch, warnings, xarray as xr
-from contextlib import contextmanager
+import numpy as np, os, random, re, torch, warnings, xarray as xr
 from dataclasses import replace
+from . import arrays, grids, rasters, sensors
+from .files import Refused, ending, equals, kind, naming, one_nodata, raster_kinds, shown, there
+from .files import undeclared
 from pathlib import Path
-from . import sensors
 from rasterio import Affine
-from rasterio.crs import CRS
 from scipy.ndimage import binary_propagation
 
 # %% ../../nbs/data/scenes.ipynb #213221ff
@@ -26,10 +25,8 @@ def _camera(sensor, bands, n): # the `Sensor`, and what has to be written down t
     facts = dict(gains=list(s.gains), gain_pan=s.gain_pan, bit_depth=s.bit_depth) if own else {}
     return s, dict(sensor=s.name, ratio=s.ratio, bands=list(s.bands), **facts)
 
-def _is(a, nd): return np.isnan(a) if nd!=nd else a==nd
-
 def _bits(arrays, s, nd): # when nobody says
-    if nd is not None: arrays = [a[~_is(a, nd)] for a in arrays]
+    if nd is not None: arrays = [a[~equals(a, nd)] for a in arrays]
     top = max(np.nanmax(a, initial=0) for a in arrays)
     if all(a.dtype.kind=='f' for a in arrays) and top<=2: return 0
     if s.name=='generic': return max(8, int(min(top, 2**31)).bit_length())
@@ -49,6 +46,45 @@ def _arrays(**kw):
     return arrays
 
 # %% ../../nbs/data/scenes.ipynb #c8503b70
+def _floats(v): # empty for what is no number
+    try: return np.asarray(v, float).reshape(-1)
+    except (TypeError, ValueError): return np.zeros(0)
+
+def _numbers(a, k, lo, hi, whole=False): # an attribute as a list of numbers
+    v,x = a[k],_floats(a[k])
+    if isinstance(v, (bool, np.bool_)) or not x.size or not ((x>=lo) & (x<=hi)).all() or whole and (x%1).any():
+        raise ValueError(f'{k} is {v!r}: {"a whole number" if whole else "a number"} from {lo:g} to {hi:g} is meant')
+    return [int(n) for n in x] if whole else x.tolist()
+
+def _one(a, k, *args):
+    if len(n := _numbers(a, k, *args))>1: raise ValueError(f'{k} is {a[k]!r}: one number is meant')
+    return n[0]
+
+# %% ../../nbs/data/scenes.ipynb #92d13642
+def _depth(v): # bits in words: 0 for reflectance, `None` where nothing is said
+    if not isinstance(v, str): return v
+    if 'reflectance' in v.lower() or v.lower().startswith('float'): return 0
+    return None if v.strip().lower() in ('', 'unknown', 'none') else v
+
+# %% ../../nbs/data/scenes.ipynb #88fc605e
+def _typed(attrs, n): # attributes of a scene of `n` bands with the types they are to have; `ValueError`
+    a = {k: v for k,v in dict(attrs).items() if k!='bit_depth' or _depth(v) is not None}
+    if 'bit_depth' in a: a['bit_depth'] = _one(dict(bit_depth=_depth(a['bit_depth'])), 'bit_depth', 0, 32, True)
+    if 'ratio' in a: a['ratio'] = _one(a, 'ratio', 0, 64, True)
+    if 'nodata' in a and str(a['nodata'])!='nan': _one(a, 'nodata', -np.inf, np.inf)
+    if 'gain_pan' in a: a['gain_pan'] = _one(a, 'gain_pan', 1e-3, 1)
+    if 'gains' in a: a['gains'] = _numbers(a, 'gains', 1e-3, 1)
+    if 'rgb' in a: a['rgb'] = _numbers(a, 'rgb', 0, n-1, True)
+    x = _floats(a.get('pan_shift_px', np.nan)) # NaN where there is no PAN
+    if not x.size or not np.isnan(x).all(): _numbers(a, 'pan_shift_px', -1e3, 1e3)
+    for k in ('name', 'sensor', 'kind', 'split'):
+        if not isinstance(a.get(k, ''), str): raise ValueError(f'{k} is {a[k]!r}: a word is meant')
+    b = [a['bands']] if isinstance(a.get('bands'), str) else a.get('bands', range(n))
+    if len(b)!=n: raise ValueError(f'{n} bands, but {len(b)} names: name each one')
+    if len({*b})<n: raise ValueError(f'a band is named twice in {", ".join(map(str, b))}: name each one')
+    return a
+
+# %% ../../nbs/data/scenes.ipynb #e947fd87
 def as_scene(
     ms,         # bands `(C, h, w)`, digital numbers of any type
     pan,        # `(H, W)`, or `None`
@@ -58,13 +94,28 @@ def as_scene(
     **attrs     # `name`, `bit_depth`, `kind`, `nodata`, `licence`, ...
 )->xr.Dataset:
     "A checked scene from arrays."
-    arrays = _arrays(ms=ms, pan=pan, gt=gt)
-    s,facts = _camera(sensor, bands, len(arrays['ms']))
-    if s.name=='generic' and pan is not None: facts['ratio'] = len(arrays['pan'])//arrays['ms'].shape[1]
-    pair = 'full_resolution_pair' if gt is None else 'reduced_resolution_triplet'
-    a = dict(name='scene', kind='ms_only' if pan is None else pair) | facts | attrs
+    with naming(attrs.get('name', 'scene')): ds,said = _scene(dict(ms=ms, pan=pan, gt=gt), sensor, bands, attrs)
+    _tell(ds.attrs['name'], said)
+    return ds
+
+def _tell(name, said):
+    if said: warnings.warn(f'{shown(name)}: {"; ".join(dict.fromkeys(said))}', stacklevel=3)
+
+def _scene(arrays, sensor, bands, attrs): # a scene, and what there is to say about its numbers
+    arrays = _arrays(**arrays)
+    n = len(arrays['ms'])
+    if bands is not None: _typed(dict(bands=bands), n)
+    s,facts = _camera(sensor, bands, n)
+    if s.name=='generic' and 'pan' in arrays: facts['ratio'] = len(arrays['pan'])//arrays['ms'].shape[1]
+    pair = 'full_resolution_pair' if 'gt' not in arrays else 'reduced_resolution_triplet'
+    a = dict(name='scene', kind=pair if 'pan' in arrays else 'ms_only') | facts | _typed(attrs, n)
     if 'bit_depth' not in a: a['bit_depth'] = _bits(list(arrays.values()), s, a.get('nodata'))
-    return check_scene(xr.Dataset({k: (_dims[k], v) for k,v in arrays.items()}, attrs=a))
+    said = []
+    if a['bit_depth']>1 and _bits(list(arrays.values()), s, a.get('nodata'))==0:
+        said,a['bit_depth'] = [f'its numbers stay below 2, so its {a["bit_depth"]} bits do not count: reflectance'],0
+    ds = xr.Dataset({k: (_dims[k], v) for k,v in arrays.items()}, attrs=a)
+    if fault := _fault(ds): raise ValueError(fault)
+    return ds, said+_remarks(ds)
 
 # %% ../../nbs/data/scenes.ipynb #6dcc91ba
 def _attr_fault(ds):
@@ -72,10 +123,7 @@ def _attr_fault(ds):
     if 'ms' not in ds: return 'no variable ms (band, y_ms, x_ms): a scene needs multispectral bands'
     lost = [k for k in ('sensor', 'ratio', 'bit_depth') if k not in a]
     if lost: return f'no attribute {", ".join(lost)}: make the scene with as_scene or open_scene'
-    n = ds.sizes['band']
-    names = a.get('bands', range(n))
-    if len(names)!=n: return f'{n} bands, but {len(names)} names: name each one, bands=[...]'
-    try: scene_sensor(ds)
+    try: _typed(a, ds.sizes['band']) and scene_sensor(ds)
     except ValueError as e: return str(e)
 
 # %% ../../nbs/data/scenes.ipynb #9635739d
@@ -85,64 +133,74 @@ def _shape_fault(ds):
     H,W = (ds.sizes.get(k, n*r) for k,n in zip('yx', (h, w)))
     said = f'PAN is {H}x{W}, MS {h}x{w}'
     if H%h or W%w or H//h!=W//w: return f'{said}: no whole ratio; crop both to the same ground area first'
-    if H//h!=r: return f"{said}: ratio {H//h}, not the {r} of {name}; give its own PAN, or sensor='generic'"
+    if H//h!=r: return f"{said}: ratio {H//h}, not the {r} of {name}; give its own PAN, or the sensor generic"
     if r<2 and 'pan' in ds: return f'{said}: PAN is no finer than MS; give the PAN of this scene'
     known = sensors.sensors.get(name, scene_sensor(ds)).ratio
-    if r!=known and 'gains' not in ds.attrs: return f"ratio {r}, but {name} has {known}: say sensor='generic'"
+    if r!=known and 'gains' not in ds.attrs: return f"ratio {r}, but {name} has {known}: choose the sensor generic"
     full = (len(ds.ms), H, W)
     if 'gt' in ds and ds.gt.shape!=full: return f'gt has the shape {ds.gt.shape}: at PAN scale it is {full}'
 
 # %% ../../nbs/data/scenes.ipynb #ddb3f6d2
 _maps = dict(ms='spatial_ref_ms', pan='spatial_ref') # grid mappings, as rioxarray names them
 
-def _grid_of(a): # (coordinate system, transform) in the attributes of a grid mapping, or `None`
-    t = a.get('GeoTransform')
-    return (a.get('crs_wkt', ''), Affine.from_gdal(*map(float, t.split()))) if t else None
-
-def _grid(ds, v): return _grid_of(ds.coords[_maps[v]].attrs) if _maps[v] in ds.coords else None
-
-# %% ../../nbs/data/scenes.ipynb #4953070d
-def _at(t, x, y): return t.a*x + t.b*y + t.c, t.d*x + t.e*y + t.f
-
-def _shift(g, x, y): # the same grid, seen from column x and row y on
-    if g is None: return
-    (wkt,t),(x0,y0) = g, _at(g[1], x, y)
-    return wkt, Affine(t.a, t.b, x0, t.d, t.e, y0)
+def _grid(ds, v): return grids.grid_of(ds.coords[_maps[v]].attrs) if _maps[v] in ds.coords else None
 
 def _grid_fault(ds):
-    g,p = _grid(ds, 'ms'), _grid(ds, 'pan')
+    try: g,p = _grid(ds, 'ms'), _grid(ds, 'pan')
+    except ValueError as e: return str(e)
     if 'pan' not in ds or g is p is None: return
     if g is None or p is None: return 'only one of MS and PAN is georeferenced: georeference both, or neither'
-    (a,g),(b,p),(h,w),(H,W) = g, p, ds.ms.shape[1:], ds.pan.shape
-    if a!=b and not (a and b and CRS.from_wkt(a)==CRS.from_wkt(b)):
-        return 'MS and PAN have different coordinate systems: reproject one (gdalwarp -t_srs)'
-    off = np.subtract([_at(~p, *_at(g, *c)) for c in ((0, 0), (w, 0), (0, h))], [(0, 0), (W, 0), (0, H)])
-    d = abs(off).max()
-    if d>.501: return f'extents differ by {d:.1f} PAN pixels: crop MS and PAN alike (gdal_translate -projwin)'
+    try: _,o = grids.on_pan(g, p, ds.ms.shape[1:])
+    except ValueError as e: return str(e)
+    if max(map(abs, o))>.76: return f'MS begins {o[0]:.1f}, {o[1]:.1f} PAN pixels off: crop both to the same ground'
 
-# %% ../../nbs/data/scenes.ipynb #0605c76c
-def _value_fault(ds):
-    b,nd,name = ds.attrs['bit_depth'], ds.attrs.get('nodata'), ds.attrs['sensor']
-    peak = 2**b - 1
+# %% ../../nbs/data/scenes.ipynb #4953070d
+def _tops(ds): # variable, its valid numbers, the largest that its bits allow
+    b,nd = ds.attrs['bit_depth'], ds.attrs.get('nodata')
+    peak = 2**b-1 if b else 2
     for v in [v for v in _dims if v in ds]:
         a = ds[v].values
-        if nd is not None and not 0<=nd<=peak: a = a[~_is(a, nd)]
+        if nd is not None and not 0<=nd<=peak: a = a[~equals(a, nd)]
+        yield v, a, peak*(1.01 if a.dtype.kind=='f' else 1)
+
+def _value_fault(ds):
+    b,name,highest,low = ds.attrs['bit_depth'], ds.attrs['sensor'], {}, False
+    for v,a,top in _tops(ds):
         if not a.size: return f'{v} is nothing but nodata: choose another scene'
-        lo,hi = float(a.min()), float(a.max())
-        if not np.isfinite(lo+hi): return f'{v} has NaN or infinite values: fill them, or set nodata'
-        slack = .01*peak if a.dtype.kind=='f' else 0
-        if b and lo < -slack: return f'{v} goes down to {lo:g}, no digital number does: undo the offset'
-        if b and hi > peak+slack: return (f'{v} goes up to {hi:g}, more than {b} bits: is it {name}? '
-            f'else say sensor=replace(sensor({name!r}), bit_depth=16)')
+        highest[v] = hi = float(a.max())
+        low = low or a.dtype.kind=='f' and hi<=2
+        if not np.isfinite(hi+float(a.min())): return f'{v} has NaN or infinite values: fill them, or set nodata'
+        if not b and a.dtype.kind in 'ui': return f'0 bits mean reflectance, and {v} holds {a.dtype}: {_say_bits(hi)}'
+        above = (a>top).mean() if hi>top else 0
+        said = f'{v} goes up to {hi:g}, and {above:.0%} of it is more than {b} bits'
+        if above>.01: return f'{said}: is it {name}? {_say_bits(hi)}'
+    if b and low and max(highest.values())>20:
+        return f'{" and ".join(f"{k} goes up to {h:g}" for k,h in highest.items())}: give all in the same units'
     if nodata_mask(ds).all(): return 'nothing but nodata: choose another scene'
 
+def _say_bits(hi):
+    n = max(1, int(min(max(hi, 1), 2**31)).bit_length())
+    return f'say how many bits (--bits {n}; in Python bits={n}, or bit_depth={n} of as_scene), or name another sensor'
+
+# %% ../../nbs/data/scenes.ipynb #0605c76c
+def _remarks(ds):
+    out = []
+    for v,a,top in _tops(ds):
+        n,low = int((a>top).sum()),float(a.min())
+        above = f'{n} of {a.size} values of {v} are above {top:g} ({ds.attrs["bit_depth"]} bits)'
+        if n: out.append(f'{above}, up to {a.max():g}: kept')
+        if low<0 and low < top/1.01-top: out.append(f'{v} goes down to {low:g}: negative values count as data')
+    return out
+
 # %% ../../nbs/data/scenes.ipynb #1f81800e
+def _fault(ds): return _attr_fault(ds) or _shape_fault(ds) or _grid_fault(ds) or _value_fault(ds)
+
 def check_scene(
     ds:xr.Dataset # a scene
 )->xr.Dataset:    # the same
     "Refuse what cannot be a scene: `ValueError`, one line, with the way out."
-    for fault in (_attr_fault, _shape_fault, _grid_fault, _value_fault):
-        if said := fault(ds): raise ValueError(f'{ds.attrs.get("name", "scene")}: {said}')
+    with naming(ds.attrs.get('name', 'scene')):
+        if said := _fault(ds): raise ValueError(said)
     return ds
 
 # %% ../../nbs/data/scenes.ipynb #dc0009f4
@@ -166,15 +224,16 @@ def nodata_mask(
     "MS pixels without data: the attribute `nodata`, else 0."
     nd,(h,w) = ds.attrs.get('nodata', 0), ds.ms.shape[1:]
     over_bands = np.all if nd==0 else np.any
-    a = over_bands(_is(ds.ms.values, nd), axis=0)
+    a = over_bands(equals(ds.ms.values, nd), axis=0)
     some,either,both = a,a,a
     for v in [v for v in ('pan', 'gt') if v in ds]:
-        a = _is(ds[v].values, nd)
+        a = equals(ds[v].values, nd)
         a = (over_bands(a, axis=0) if v=='gt' else a).reshape(h, ds.sizes['y']//h, w, -1)
         whole = a.all((1, 3))
         some,either,both = some | a.any((1, 3)), either | whole, both & whole
     if nd!=0 or not some.any(): return some
     both[[0, -1]],both[:, [0, -1]] = either[[0, -1]],either[:, [0, -1]]
+    both[either.all(1)],both[:, either.all(0)] = True,True
     return binary_propagation(both, np.ones((3, 3)), mask=some)
 
 # %% ../../nbs/data/scenes.ipynb #62225085
@@ -223,7 +282,7 @@ def crop(
     out = ds.isel(y_ms=slice(a, b), x_ms=slice(c, d))
     if 'y' in ds.dims: out = out.isel(y=slice(a*r, b*r), x=slice(c*r, d*r))
     for v,k in dict(ms=1, pan=r).items():
-        if g := _shift(_grid(ds, v), c*k, a*k): out = _put_grid(out, v, *g)
+        if g := grids.shift(_grid(ds, v), c*k, a*k): out = _put_grid(out, v, *g)
     return out
 
 # %% ../../nbs/data/scenes.ipynb #f108f220
@@ -232,7 +291,11 @@ def trim_nodata(
 )->xr.Dataset:    # the same if it has no hole
     "Crop to the largest rectangle of MS pixels without nodata."
     bad = nodata_mask(ds)
-    return crop(ds, *largest_rectangle(~bad)) if bad.any() else ds
+    if not bad.any(): return ds
+    rows,cols = largest_rectangle(~bad)
+    kept = f'rows {rows.start}-{rows.stop-1} and columns {cols.start}-{cols.stop-1} of MS are kept'
+    warnings.warn(f'{shown(ds.attrs.get("name", "scene"))}: {bad.mean():.1%} has no data; {kept}', stacklevel=2)
+    return crop(ds, rows, cols)
 
 # %% ../../nbs/data/scenes.ipynb #00fab6a7
 def to_tensors(
@@ -255,218 +318,226 @@ def save_scene(
     path = Path(path).expanduser()
     part = path.with_name(f'.{path.name}.{os.getpid()}.part')
     how = {v: dict(zlib=True, complevel=4) for v in check_scene(ds).data_vars}
-    if not path.parent.is_dir(): raise FileNotFoundError(f'cannot write {path}: first make its folder')
+    if not path.parent.is_dir(): raise FileNotFoundError(f'cannot write {shown(path)}: first make its folder')
     try:
         ds.to_netcdf(part, engine='h5netcdf', encoding=how)
         os.replace(part, path)
-    except OSError as e: raise OSError(f'cannot write {path} ({e.strerror or e}): take another') from None
+    except OSError as e: raise OSError(f'cannot write {shown(path)} ({e.strerror or e}): take another') from None
     finally: part.unlink(missing_ok=True)
     return path
 
 # %% ../../nbs/data/scenes.ipynb #9d9c1b7a
-@contextmanager
-def _reading(path, kind, errors=(OSError, RuntimeError)):
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
-            yield
-    except errors as e:
-        said = str(e).split('\n')[0][:120]
-        raise ValueError(f'{path} is not readable as {kind} ({said}): fetch or export it again') from None
+def _alone(p, index, what, want): # layers and attributes of one file
+    k = kind(p)
+    if k=='TAR':
+        with rasters.unpacked(p) as d: return _product(d)
+    if k not in raster_kinds: return arrays.arrays(p, index, want)
+    l = rasters.raster(p, what)
+    return {want[0]: l}, l.facts
 
-def _need(have, path, *names): # the first of these names that is there
-    k = next((k for k in names if k in have), None)
-    if k is None: raise ValueError(f'{path}: none of {", ".join(names)} in it, only '
-        f'{", ".join(have) or "nothing"}: rename the array, or use as_scene')
-    return k
+def _product(d):
+    try: layers,attrs = rasters.landsat(d)
+    except ValueError as e: raise Refused(str(e).replace(f'{d}/', '')) from None
+    return layers | ({'pan': _plane(layers['pan'])} if 'pan' in layers else {}), attrs
+
+def _plane(l): # one band of a layer that holds no other
+    if l.a.ndim==2: return l
+    if len(l.a)>1 and (l.a!=l.a[:1]).any(): raise Refused(f'has {len(l.a)} bands, PAN has one: are MS and PAN swapped?')
+    if len(l.a)>1: l.said.append(f'the {len(l.a)} bands of PAN are equal')
+    l.a,l.bad = l.a[0],None if l.bad is None else l.bad.any(0)
+    return l
+
+# %% ../../nbs/data/scenes.ipynb #9f063d07
+def _pan_of(path, index): # the PAN in a file, or the B8 of a Landsat folder
+    with naming(path):
+        p = there(path)
+        if p.is_dir():
+            p = rasters.landsat_files(p).get('B8')
+            if p is None: raise Refused('holds no *_B8.TIF: name the file of PAN')
+        return _plane(_alone(p, index, 'PAN', ('pan',))[0]['pan'])
 
 # %% ../../nbs/data/scenes.ipynb #9c02be15
-def _plain(attrs):
-    a = {k: v for k,v in attrs.items() if not k.startswith('_') and not isinstance(v, h5py.Empty)}
-    for k,v in a.items():
-        v = v.tolist() if isinstance(v, (np.ndarray, np.generic)) else v
-        if isinstance(v, list) and len(v)==1 and k not in ('bands', 'gains'): v = v[0]
-        a[k] = v.decode(errors='replace') if isinstance(v, bytes) else v
-    return a
+def _is_nbu(p): return (p/'MS_256').is_dir()
+
+def _read(p, pan, index): # layers, attributes, name
+    if _is_nbu(p):
+        names = arrays.nbu_names(p)
+        arrays.one_of(len(names), index)
+        if pan: raise Refused(f'holds its own PAN: leave {shown(pan)} out')
+        f = names[index]+'.mat'
+        layers,attrs = arrays.arrays(p/'MS_256'/f, want=('ms', 'gt'))
+        if pan is None: layers['pan'] = _pan_of(p/'PAN_1024'/f, 0)
+        return layers, attrs, f'{p.name}_{names[index]}'
+    if p.is_dir():
+        if not rasters.landsat_files(p): raise Refused('holds no MS_256/ and PAN_1024/, nor *_B2.TIF: name a file')
+        layers,attrs,name = *_product(p),p.name
+    else: layers,attrs,name = *_alone(p, index, 'MS', ('ms', 'pan', 'gt')),p.name[:-len(ending(p)) or None]
+    many = layers['ms'].stack
+    if index and many is None: raise Refused(f'has one sample: index {index} is not 0')
+    own = 'pan' in layers and ending(p) in ('.nc', '.h5', '.hdf5')
+    if pan and own: raise Refused(f'holds its own PAN: leave {shown(pan)} out')
+    if pan: layers['pan'] = _pan_of(pan, index if many else 0)
+    if pan is False: layers.pop('pan', None), attrs.pop('kind', None)
+    return layers, attrs, name if many is None else f'{name}_{index}'
 
 # %% ../../nbs/data/scenes.ipynb #ef3849ff
-def _pick(i, n, path):
-    if not 0<=i<n: raise ValueError(f'{path} has {n} samples: index {i} is not one of 0 to {n-1}')
-    return i
+def _meet(layers, landsat): # cut in place; what there is to say
+    ms,pan = layers['ms'],layers['pan']
+    hw,HW = ms.a.shape[1:],pan.a.shape
+    g,p = ms.grid,pan.grid
+    corner = landsat and max(abs(2*n-N) for n,N in zip(hw, HW))<3
+    if not g and not p and corner: g,p = (grids.grid('', 0, k, 0, 0, 0, k) for k in (2, 1))
+    if not g and not p: return []
+    if not g or not p: return _same_place(ms, pan)
+    r,o = grids.on_pan(g, p, hw)
+    rows,cols,Rows,Cols,rest = grids.common_ground(r, o, hw, HW)
+    for v,(y,x) in dict(ms=(rows, cols), pan=(Rows, Cols), gt=(Rows, Cols)).items():
+        if v in layers and (v!='gt' or layers[v].a.shape[1:]==HW): _part(layers[v], y, x, g[0] or p[0])
+    def size(a, b): return f'MS {a[0]}x{a[1]} and PAN {b[0]}x{b[1]}'
+    before,after = size(hw, HW),size(ms.a.shape[1:], pan.a.shape)
+    off = [f'{o:+.2f} {d}' for o,d in zip(rest, ('down', 'right')) if abs(o)>.02]
+    return ([f'{before} cut to their common ground, {after}'] if before!=after else []) + \
+        ([f'MS lies {", ".join(off)} of the grid of PAN, in PAN pixels, and stays there'] if off else [])
 
-def _hdf5(path, pan, index):
-    with _reading(path, 'NetCDF-4/HDF5'), h5py.File(path) as f:
-        have = [k for k in f if isinstance(f[k], h5py.Dataset)]
-        ms = f[_need(have, path, 'ms')]
-        take = (_pick(index, len(ms), path),) if ms.ndim==4 else ()
-        arrays = {k: f[k][take] for k in _dims if k in have}
-        attrs = _plain(f.attrs)
-        grids = {v: _grid_of(_plain(f[g].attrs)) for v,g in _maps.items() if g in f}
-    p = arrays.get('pan')
-    if take and p is not None and p.ndim==3 and len(p)==1: arrays['pan'] = p[0]
-    if take: attrs['name'] = f'{path.stem}_{index}'
-    else: attrs.pop('name', None)
-    return arrays, attrs, grids
+def _part(l, rows, cols, wkt): # of a layer, in place
+    l.a,l.bad = l.a[..., rows, cols],None if l.bad is None else l.bad[..., rows, cols]
+    if l.grid: l.grid = grids.shift((l.grid[0] or wkt, l.grid[1]), cols.start, rows.start)
+
+def _same_place(ms, pan): # one of them has no grid
+    (h,w),(H,W) = ms.a.shape[1:],pan.a.shape
+    if H%h or W%w or H//h!=W//w:
+        raise Refused('only one of MS and PAN is georeferenced, and their sizes fit no whole ratio: georeference both')
+    k,r = ('MS', H//h) if ms.grid else ('PAN', h/H)
+    wkt,t = ms.grid or pan.grid
+    new = wkt, t*Affine.scale(1/r)
+    if ms.grid: pan.grid = new
+    else: ms.grid = new
+    return [f'only {k} is georeferenced: both are taken to show the same ground']
 
 # %% ../../nbs/data/scenes.ipynb #24392cba
-def _raster(path):
-    with _reading(path, 'GeoTIFF'), rasterio.open(path) as f:
-        grid = None if f.transform.is_identity else (f.crs.to_wkt() if f.crs else '', f.transform)
-        nd = f.nodata
-        return f.read(), grid, int(nd) if nd is not None and nd==nd and float(nd).is_integer() else nd
+def _whose(sensor, attrs, names): # the `Sensor`; is it of nobody's table?
+    if isinstance(sensor, sensors.Sensor): return sensor, True
+    if sensor is None and 'gains' in attrs: return _camera_of(_own(attrs), len(attrs['bands'])), True
+    said = attrs.get('sensor')
+    if said is not None and not isinstance(said, str): raise Refused(f'sensor is {said!r}: a word is meant')
+    more = [attrs[k] for k in ('platform', 'satellite', 'spacecraft', 'instrument') if isinstance(attrs.get(k), str)]
+    guess = next(filter(None, map(sensors.sensor_in, (*more, *names))), None)
+    s = sensor or ('generic' if said=='NAIP' else said) or guess
+    if s is None: raise Refused("does not say which sensor: name it (--sensor WV2; in Python sensor='WV2'), or generic")
+    return sensors.sensor(s), False
 
-def _tif(path, pan, index):
-    ms,grid,nd = _raster(path)
-    if not pan: return dict(ms=ms), {} if nd is None else dict(nodata=nd), dict(ms=grid)
-    p,gp,ndp = _raster(_there(pan))
-    if len(p)!=1: raise ValueError(f'{pan} has {len(p)} bands, PAN has one: are MS and PAN swapped?')
-    if None not in (nd, ndp) and str(nd)!=str(ndp):
-        raise ValueError(f'{path}: nodata {nd}, in PAN {ndp}: set one value in both (gdal_edit.py -a_nodata)')
-    nd = ndp if nd is None else nd
-    return dict(ms=ms, pan=p[0]), {} if nd is None else dict(nodata=nd), dict(ms=grid, pan=gp)
+def _own(attrs): # a camera that a file describes
+    gains = _numbers(attrs, 'gains', 1e-3, 1)
+    b = attrs.get('bands')
+    facts = dict(gains=gains, bands=b if isinstance(b, list) else [b])
+    return _typed(dict(gain_pan=.15, bit_depth=11, ratio=4) | attrs | facts, len(gains))
 
 # %% ../../nbs/data/scenes.ipynb #792be2d9
-_keys = dict(ms=('I_MS_LR', 'I_MS', 'imgMS', 'ms', 'MS'), pan=('I_PAN', 'imgPAN', 'block', 'pan', 'PAN'),
-    gt=('I_GT', 'gt', 'GT'))
+def _band_list(text, sensor, n): # band names out of a free text; `None` where it has none
+    if text.strip().lower() in ('unknown', 'none') and sensor=='generic': return [f'b{i+1}' for i in range(n)]
+    for between in (r',', r'[,;/]?\s+'):
+        for l in re.findall(rf'\w+(?:{between}\w+)+', text):
+            b = [sensors.band_in(o, sensor) for o in re.split(between, l)]
+            if len(b)==n and None not in b: return b
 
-def _mat_arrays(path, *wanted): # all names, and the wanted arrays
-    if h5py.is_hdf5(path):
-        with _reading(path, 'MATLAB 7.3'), h5py.File(path) as f:
-            have = [k for k in f if isinstance(f[k], h5py.Dataset)]
-            return have, {k: f[k][()].T for k in have if k in wanted}
-    with _reading(path, 'MATLAB', Exception):
-        m = scipy.io.loadmat(path, variable_names=wanted)
-        return [k for k,*_ in scipy.io.whosmat(path)], {k: v for k,v in m.items() if k in wanted}
+def _band_words(l, sensor): # names, `None` where the file says nothing
+    def one(words):
+        for t in words:
+            m = re.fullmatch(r'([\d.e+]+) nm', str(t))
+            if b := sensors.band_at(float(m[1])) if m else sensors.band_in(t, sensor): return b
+    b = [one(w) for w in l.names] or [None]*len(l.a)
+    return b if len({*b}-{None})==len(b)-b.count(None) else [None]*len(b)
+
+# %% ../../nbs/data/scenes.ipynb #ca45cd28
+def _bands_of(l, attrs, s): # names, and what there is to say
+    n,said = len(l.a),attrs.get('bands') or attrs.get('band_order') or ''
+    if not isinstance(said, (str, list)): raise Refused(f'bands is {said!r}: names are meant')
+    if isinstance(said, list):
+        b = [str(o) for o in said]
+        return [o if o in s.bands else sensors.band_in(o, s.name) or o for o in b], []
+    if b := _band_list(said, s.name, n): return b, []
+    b = _band_words(l, s.name)
+    if None not in b: return b, []
+    usual = sensors.sensor(s, n).bands
+    free = iter([o for o in usual if o not in b and (o!='NIR1' or 'NIR' not in b)])
+    try: full = [o or next(free) for o in b]
+    except StopIteration: full = [o or f'b{i+1}' for i,o in enumerate(b)]
+    which = 'its bands are' if b.count(None)==n else f'{b.count(None)} of its bands are'
+    return full, [f'{which} named by place, {", ".join(full)}, as {s.name} has them']
 
 # %% ../../nbs/data/scenes.ipynb #20144c0c
-def _mat(path, pan, index):
-    have,m = _mat_arrays(path, *sum(_keys.values(), ()), 'sensor', 'ratio', 'L')
-    src,(there,p) = (pan, _mat_arrays(_there(pan), *_keys['pan'])) if pan else (path, (have, m))
-    ms = m[_need(have, path, *_keys['ms'])]
-    arrays = {'gt': np.moveaxis(m[k], -1, 0) for k in _keys['gt'] if k in m} | dict(ms=np.moveaxis(ms, -1, 0))
-    if pan or pan is None and p.keys() & set(_keys['pan']):
-        p = p[_need(there, src, *_keys['pan'])]
-        arrays['pan'] = p[..., 0] if p.ndim==3 and p.shape[2]==1 else p
-    facts = dict(L='bit_depth', ratio='ratio')
-    attrs = {n: int(m[k].flat[0]) for k,n in facts.items() if k in m and m[k].size==1}
-    if 'sensor' in m and m['sensor'].dtype.kind=='U': attrs['sensor'] = str(m['sensor'].flat[0])
-    return {k: np.ascontiguousarray(a) for k,a in arrays.items()}, attrs, {}
-
-# %% ../../nbs/data/scenes.ipynb #2d85225b
-def _nbu_names(path):
-    ms,pan = ({f.stem for f in (path/d).glob('*.mat')} for d in ('MS_256', 'PAN_1024'))
-    if not ms: raise ValueError(f'{path}/MS_256 holds no .mat file: unpack the data set there')
-    if ms!=pan: raise ValueError(f'{path}: {min(ms ^ pan)}.mat is in MS_256 or PAN_1024 only: unpack again')
-    return sorted(ms)
-
-def _nbu(path, pan, index):
-    names = _nbu_names(path)
-    f = names[_pick(index, len(names), path)] + '.mat'
-    arrays,attrs,grids = _mat(path/'MS_256'/f, pan is not False and path/'PAN_1024'/f, index)
-    return arrays, attrs | dict(name=f'{path.name}_{f[:-4]}'), grids
-
-# %% ../../nbs/data/scenes.ipynb #e2969f7e
-_oli = dict(B1='C', B2='B', B3='G', B4='R', B5='NIR', B6='SWIR1', B7='SWIR2', B9='CIRRUS', B10='TIR1')
-_oli['B11'] = 'TIR2'
-
-def _common(o, n, N): # first MS pixel, first PAN pixel, MS length; MS begins at PAN pixel `o`
-    p = int(np.floor(o+.5))
-    a = max(0, -(p//2))
-    return a, p+2*a, min(n-a, (N-p-2*a)//2)
-
-def _landsat(path, pan, index):
-    files = {f.stem.rsplit('_', 1)[-1]: f for f in path.glob('*_B*.TIF')}
-    got = {b: _raster(files[k]) for k,b in _oli.items() if k in files}
-    if not got: raise ValueError(f'{path} has no *_B2.TIF or other MS band: unpack the product again')
-    ms,(_,grid,nd) = np.concatenate([a for a,*_ in got.values()]), next(iter(got.values()))
-    attrs = dict(sensor='L8', bands=list(got)) | ({} if nd is None else dict(nodata=nd))
-    if pan is False or 'B8' not in files: return dict(ms=ms), attrs, dict(ms=grid)
-    p,gp,_ = _raster(files['B8'])
-    ox,oy = _at(~gp[1], grid[1].c, grid[1].f) if grid and gp else (0, 0)
-    if not grid and abs(np.subtract(p.shape[1:], 2*np.array(ms.shape[1:]))).max()>2:
-        raise ValueError(f'{path}: PAN {p.shape[1:]} and MS {ms.shape[1:]} do not fit: unpack it again')
-    (i,y,h),(j,x,w) = _common(oy, ms.shape[1], p.shape[1]), _common(ox, ms.shape[2], p.shape[2])
-    arrays = dict(ms=ms[:, i:i+h, j:j+w], pan=p[0, y:y+2*h, x:x+2*w])
-    return arrays, attrs, dict(ms=_shift(grid, j, i), pan=_shift(gp, x, y))
-
-# %% ../../nbs/data/scenes.ipynb #0dd456a2
-def _there(path):
-    p = Path(path).expanduser()
-    if not p.exists(): raise FileNotFoundError(f'{p}: no such file or folder; check the path')
-    return p
-
-def _named(text): # the one sensor a file name speaks of
-    t = re.findall('[a-z]+|[0-9]+', text.lower())
-    words = {''.join(t[i:j]) for i in range(len(t)) for j in (i+1, i+2)}
-    said = {sensors.aliases.get(w) for w in words if len(w)>2 or w in ('qb', 'l8')} - {None, 'generic'}
-    return said.pop() if len(said)==1 else None
-
-def _band_names(text, n): # band names out of a free text; `None` where it has none
-    if text.strip().lower() in ('unknown', 'none'): return [f'b{i+1}' for i in range(n)]
-    new = dict(CB='C', N1='NIR1', N2='NIR2', N='NIR') | _oli
-    lists = [l.split(',') for l in re.findall(r'\w+(?:,\w+)+', text.upper())]
-    return next(([new.get(b, b) for b in l] for l in lists if len(l)==n), None)
-
-# %% ../../nbs/data/scenes.ipynb #7aa49973
-_readers = {'.nc': _hdf5, '.h5': _hdf5, '.hdf5': _hdf5, '.mat': _mat, '.tif': _tif, '.tiff': _tif}
-
-def _reader(p):
-    if (p/'MS_256').is_dir(): return _nbu
-    if any(p.glob('*_B[0-9]*.TIF')): return _landsat
-    if p.is_dir(): raise ValueError(f'{p} holds no MS_256/ and PAN_1024/, nor *_B2.TIF: name a file in it')
-    if p.suffix.lower() in _readers: return _readers[p.suffix.lower()]
-    raise ValueError(f'{p}: unknown ending; give {", ".join(_readers)}, or an NBU or Landsat folder')
-
-# %% ../../nbs/data/scenes.ipynb #def1270f
-def _whose(p, attrs, sensor): # the sensor, and what else the file says
-    said = 'generic' if attrs.get('sensor')=='NAIP' else attrs.get('sensor')
-    drop = {'sensor', 'bands', 'gains', 'gain_pan'}
-    if isinstance(sensor, sensors.Sensor): drop |= {'bit_depth', 'ratio'}
-    if sensor is None and 'gains' in attrs: sensor = _camera_of(attrs, len(attrs['gains']))
-    sensor = sensor or said or _named(p.name)
-    if sensor is None: raise ValueError(f"{p} does not say which sensor: add sensor='WV2', or 'generic'")
-    a = dict(name=p.stem) | {k: v for k,v in attrs.items() if k not in drop}
-    if 'bit_depth' in a: a['bit_depth'] = 0 if isinstance(a['bit_depth'], str) else int(a['bit_depth'])
-    if 'ratio' in a: a['ratio'] = int(a['ratio'])
-    return sensor, {k: v for k,v in a.items() if (k, v)!=('ratio', 0)}
-
-# %% ../../nbs/data/scenes.ipynb #6bad8f2b
 def open_scene(
-    path,        # `.nc`, `.h5`, `.mat`, `.tif`, or a folder of NBU_PansharpRSData or of a Landsat product
+    path,        # NetCDF, HDF5, MATLAB, NumPy, a raster, or a folder of NBU_PansharpRSData or of a Landsat product
     sensor=None, # a name, an alias, `generic`, or a `Sensor`; default what the file says
-    pan=None,    # the PAN of a GeoTIFF or MATLAB pair; `False` leaves PAN out
+    pan=None,    # the PAN of a pair; `False` leaves PAN out
     index=0,     # which sample of a file or folder of many
-    bands=None   # band names in file order
+    bands=None,  # band names in file order
+    bits=None    # significant bits of a number, 0 for reflectance; default what the file says, else the sensor's
 )->xr.Dataset:   # a checked scene, in memory
     "Open any scene."
-    p = _there(path)
-    read = _reader(p)
-    if pan and read not in (_tif, _mat): raise ValueError(f'{p} holds its own PAN: leave {pan} out')
-    got,attrs,grids = read(p, pan, index)
-    if pan is None and 'pan' not in got: raise ValueError(f"{p} has no PAN: say pan='PAN.tif', or pan=False")
-    if pan is False: got.pop('pan', None), attrs.pop('kind', None)
-    said = attrs.get('bands') or attrs.get('band_order', '')
-    bands = bands or (_band_names(said, len(got['ms'])) if isinstance(said, str) else said)
-    sensor,a = _whose(p, attrs, sensor)
-    try: ds = as_scene(got['ms'], got.get('pan'), sensor, got.get('gt'), bands, **a)
-    except ValueError as e: raise ValueError(f'{p}: {str(e).removeprefix(a["name"]+": ")}') from None
-    if {'R', 'G', 'B'} <= set(ds.bands): ds.attrs['rgb'] = [ds.bands.index(b) for b in 'RGB']
-    for v,g in grids.items(): ds = _put_grid(ds, v, *g) if g and v in ds else ds
-    if said := _grid_fault(ds): raise ValueError(f'{p}: {said}')
+    with naming(path):
+        p = there(path)
+        layers,attrs,name = _read(p, pan, index)
+        if pan is None and 'pan' not in layers:
+            raise Refused("has no PAN: name its file (--pan PAN.tif; in Python pan='PAN.tif', or pan=False for none)")
+        s,own = _whose(sensor, attrs, [p.name, *([Path(pan).name] if pan else [])])
+        if bands is None and own and sensor is None: bands = s.bands
+        bands,guess = _bands_of(layers['ms'], attrs, s) if bands is None else (bands, [])
+        met = _meet(layers, attrs.get('sensor') in sensors.landsat and s.ratio==2) if 'pan' in layers else []
+        a = _attrs(layers, attrs, sensor, s, bits) | dict(name=shown(name))
+        for v,l in layers.items(): undeclared(l, dict(ms='MS', pan='PAN').get(v, v))
+        if (nd := one_nodata(list(layers.values()))) is not None: a['nodata'] = nd
+        ds,more = _scene({v: layers[v].a if v in layers else None for v in _dims}, s if own else s.name, bands, a)
+        if {'R', 'G', 'B'} <= set(ds.bands): ds.attrs['rgb'] = [ds.bands.index(b) for b in 'RGB']
+        for v,l in layers.items(): ds = _put_grid(ds, v, *l.grid) if l.grid else ds
+        if fault := _grid_fault(ds): raise Refused(fault)
+    _tell(path, [t for l in layers.values() for t in l.said] + guess + met + more)
     return ds
+
+# %% ../../nbs/data/scenes.ipynb #2d85225b
+def _attrs(layers, attrs, sensor, s, bits):
+    drop = {'sensor', 'bands', 'gains', 'gain_pan', 'nodata'}
+    if isinstance(sensor, sensors.Sensor): drop |= {'bit_depth', 'ratio'}
+    a = {k: v for k,v in attrs.items() if k not in drop}
+    stated = [l.facts['bit_depth'] for l in layers.values() if 'bit_depth' in l.facts]
+    if 'bit_depth' not in a and stated: a['bit_depth'] = max(stated)
+    bytes_only = all(l.a.dtype.itemsize==1 for l in layers.values())
+    if 'bit_depth' not in a and bytes_only: a['bit_depth'] = min(8, s.bit_depth)
+    if bits is not None: a['bit_depth'] = bits
+    return {k: v for k,v in a.items() if k!='ratio' or str(v) not in ('0', '0.0')}
 
 # %% ../../nbs/data/scenes.ipynb #57858eec
 def samples(
     path # as in `open_scene`
 )->range: # the indices `open_scene` takes
     "The samples of a file or folder."
-    p = _there(path)
-    read = _reader(p)
-    if read is _nbu: return range(len(_nbu_names(p)))
-    if read is not _hdf5: return range(1)
-    with _reading(p, 'NetCDF-4/HDF5'), h5py.File(p) as f:
-        ms = f[_need(list(f), p, 'ms')]
-        return range(len(ms) if ms.ndim==4 else 1)
+    with naming(path):
+        p = there(path)
+        if _is_nbu(p): return range(len(arrays.nbu_names(p)))
+        return range(1 if p.is_dir() or kind(p) in (*raster_kinds, 'TAR') else arrays.count(p))
+
+# %% ../../nbs/data/scenes.ipynb #dd791ca8
+def all_samples(
+    paths,     # files and folders
+    index=None # only this sample of each
+)->list:       # `(path, index, name)`, no two names alike
+    "Every sample of every file, and what to call it."
+    out = []
+    for p in map(Path, paths):
+        try: n = samples(p)
+        except (ValueError, OSError): n = range(1)
+        names = arrays.nbu_names(p) if _is_nbu(p) and len(n)>1 else None
+        stem = shown(p.name if p.is_dir() else p.name[:-len(ending(p)) or None])
+        def called(i): return f'{stem}_{names[i] if names else i}' if len(n)>1 else stem
+        out += [(p, i, called(i)) for i in (n if index is None else [index])]
+    return _apart(out)
+
+def _apart(found): # the folder goes before a name that others have too, then a number behind it
+    name = [n if [m for *_,m in found].count(n)==1 else f'{shown(p.absolute().parent.name)}_{n}' for p,_,n in found]
+    name = [n if name.count(n)==1 else f'{n}_{name[:i].count(n)+1}' for i,n in enumerate(name)]
+    new = [f'{shown(p)} is called {n}' for (p,_,o),n in zip(found, name) if n!=o]
+    if new: warnings.warn(f'names that occur twice: {", ".join(new)}', stacklevel=3)
+    return [(p, i, n) for (p,i,_),n in zip(found, name)]
 
 # %% ../../nbs/data/scenes.ipynb #98aad003
 def nbu_split(
