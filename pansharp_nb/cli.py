@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'data_app', 'prompts_app', 'Protocol', 'Convention', 'Accelerator', 'Precision', 'Profile', 'Provider',
-           'Missing', 'door', 'methods', 'score', 'train', 'run', 'every', 'data_list', 'data_get', 'prompts_build',
-           'main']
+           'Missing', 'door', 'methods', 'score', 'judge', 'train', 'run', 'every', 'data_list', 'data_get',
+           'prompts_build', 'main']
 
 # %% ../nbs/cli.ipynb #a1e6656a
 import contextlib, json, os, sys, typer, warnings
@@ -55,7 +55,8 @@ def _place(*args, **kw): # so is a place that cannot be written
 # %% ../nbs/cli.ipynb #1444e0c5
 def _scenes(paths, sample, failed, **how): # open them all; those that fail are named and counted
     from pansharp_nb.data.scenes import open_scene, samples
-    used,seen = set(),set()
+    from pansharp_nb.scoring import called_apart
+    used,seen,how = set(),set(),{k: v for k,v in how.items() if v is not None}
     for path in paths:
         if path.resolve() in seen: _say(f'{path} is given twice: once is enough')
         elif not seen.add(path.resolve()):
@@ -64,7 +65,7 @@ def _scenes(paths, sample, failed, **how): # open them all; those that fail are 
             for i in which:
                 found = []
                 with _named(path, failed): found.append(open_scene(path, index=i, **how))
-                for ds in found: yield ds.assign_attrs(name=_unique(ds.attrs.get('name', path.stem), path, used))
+                for ds in found: yield called_apart(ds, used)
 
 @contextlib.contextmanager
 def _named(path, failed):
@@ -72,13 +73,6 @@ def _named(path, failed):
     except (ValueError, OSError, RuntimeError) as e:
         failed.append(path)
         _say(e if str(path) in str(e) else f'{path}: {e}')
-
-def _unique(name, path, used):
-    here = f'{path.resolve().parent.name}/{name}'
-    new = next(n for n in (name, here, *(f'{here}-{k}' for k in range(2, 10**6))) if n not in used)
-    if new!=name: _say(f'{path}: another scene is called {name}; this one becomes {new}')
-    used.add(new)
-    return new
 
 # %% ../nbs/cli.ipynb #b15d8d46
 # chkstyle: skip
@@ -90,10 +84,11 @@ def score(
     device:Annotated[str, Option(help='auto, cpu, cuda, ...')]='auto',
     out:Annotated[Path, Option('-o', '--out', help='CSV to write; default standard output')]=None,
     sensor:Annotated[str, Option(help="overrides the file's sensor")]=None,
-    bits:Annotated[int, Option(min=1, max=32, help="bit depth; overrides the file's")]=None,
+    bits:Annotated[int, Option(min=0, max=32, help="significant bits of a number, 0 for reflectance; overrides the file's")]=None,
     sample:Annotated[int, Option(min=0, help='one of a stack or a folder; default all')]=None,
     pan:Annotated[Path, Option(help='PAN file where MS and PAN are two files')]=None,
     convention:Annotated[Convention, Option(help='metric conventions')]='toolbox',
+    guard:Annotated[bool, Option('--guard', help='bound the factors of methods that divide; the toolbox does not')]=False,
     seed:Annotated[int, Option(help='for methods that draw random numbers')]=0):
     "Fuse scenes by methods and write method,scene,sensor,protocol,metric,value,seed,profile,weights."
     from pansharp_nb import scoring, settings
@@ -105,8 +100,8 @@ def score(
     if out: _place(out, [*scenes, *filter(None, [pan])])
     frames,failed = [],[]
     try:
-        for ds in _bar(_scenes(scenes, sample, failed, sensor=sensor, pan=pan, **({'bits': bits} if bits else {})), len(scenes)):
-            with _named(ds.attrs['name'], failed): frames.append(scoring.score(ds, protocol.value, asked, convention.value, dev, seed=seed, progress=True))
+        for ds in _bar(_scenes(scenes, sample, failed, sensor=sensor, pan=pan, bits=bits), len(scenes)):
+            with _named(ds.attrs['name'], failed): frames.append(scoring.score(ds, protocol.value, asked, convention.value, dev, seed=seed, progress=True, guard=guard))
     except Stopped as e:
         if frames: e.hint = f'{len(frames)} scenes were finished and are written'
         raise
@@ -136,6 +131,28 @@ def _put(frames, out): # one CSV
     text = pd.concat(frames).to_csv(index=False)
     if out: write(out, text)
     else: typer.echo(text, nl=False)
+
+# %% ../nbs/cli.ipynb #847c738f
+# chkstyle: skip
+@app.command()
+def judge(
+    fused:Annotated[Path, Argument(help='the image to judge')],
+    ms:Annotated[Path, Argument(help='MS it was made from, or a scene with its PAN')],
+    pan:Annotated[Path, Argument(help='PAN; none if MS is a scene that holds one')]=None,
+    reference:Annotated[Path, Option(help='the true image')]=None,
+    convention:Annotated[Convention, Option(help='metric conventions')]='toolbox',
+    sensor:Annotated[str, Option(help="overrides the file's sensor")]=None,
+    bits:Annotated[int, Option(min=0, max=32, help="significant bits of a number, 0 for reflectance; overrides the file's")]=None,
+    out:Annotated[Path, Option('-o', '--out', help='CSV to write; default standard output')]=None):
+    "Score a fused image: method,scene,sensor,protocol,metric,value,seed,profile,weights."
+    from pansharp_nb.data.scenes import open_image, open_scene
+    from pansharp_nb.scoring import judge_image
+    inputs = [p for p in (fused, ms, pan, reference) if p]
+    if lost := [str(p) for p in inputs if not p.exists()]: raise typer.BadParameter(f'no such file: {", ".join(lost)}')
+    if out: _place(out, inputs)
+    ds = open_scene(ms, sensor, pan, bits=bits)
+    true = None if reference is None else open_image(reference)
+    _put([judge_image(open_image(fused), ds, reference=true, name=fused.stem, convention=convention.value)], out)
 
 # %% ../nbs/cli.ipynb #b686d525
 # chkstyle: skip
@@ -317,7 +334,9 @@ def prompts_build(
 # %% ../nbs/cli.ipynb #d15b3ad9
 _click = next(c for c in typer.BadParameter.__mro__ if c.__name__=='ClickException')
 
-def _say(message, *_, **__): typer.echo(f"pansharp-nb: {' '.join(str(message).split())}", err=True)
+def _say(message, *_, **__): # one line, whatever a file is called
+    line = ' '.join(str(message).split()).encode('utf-8', 'backslashreplace').decode()
+    typer.echo(''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in f'pansharp-nb: {line}'), err=True)
 
 # %% ../nbs/cli.ipynb #f40d702c
 def main(

@@ -6,7 +6,7 @@ import h5py, numpy as np, pytest, rasterio, rasterio.shutil, rioxarray, scipy.io
 from rasterio import Affine
 from rasterio.enums import ColorInterp
 from pansharp_nb.data import patches
-from pansharp_nb.data.scenes import all_samples, as_scene, nodata_mask, open_scene, samples, save_scene, scene_sensor, trim_nodata
+from pansharp_nb.data.scenes import as_scene, nodata_mask, open_image, open_scene, samples, save_scene, scene_sensor, trim_nodata
 from pansharp_nb.data.sensors import sensor, sensor_in
 
 pytestmark = pytest.mark.filterwarnings('ignore::rasterio.errors.NotGeoreferencedWarning',
@@ -397,7 +397,7 @@ def test_other_rasters(tmp_path, driver, end):
 def test_envi_words_and_size(tmp_path):
     ms,pan = pair()
     a,b = tif(tmp_path/'ms.img', ms, driver='ENVI'),tif(tmp_path/'pan.img', pan, driver='ENVI')
-    with open(tmp_path/'ms.hdr', 'a') as f:
+    with open(tmp_path/'ms.hdr', 'a', encoding='utf-8') as f:
         f.write('wavelength units = Nanometers\nwavelength = {660, 560, 480, 830}\n')
     for o in (a, tmp_path/'ms.hdr'): assert said(o, 'QB', b)[0].bands==['R', 'G', 'B', 'NIR']
     a.write_bytes(a.read_bytes()[:-20])
@@ -552,7 +552,7 @@ def test_odd_names(tmp_path, name):
     ds.name.encode()
     nc = tmp_path/os.fsdecode(name+b'nc')
     save_scene(ds, nc)
-    assert open_scene(nc).name.isprintable() and [n.isprintable() for *_,n in all_samples([nc])]==[True]
+    assert open_scene(nc).name.isprintable()
     nc.write_bytes(b'junk')
     with pytest.raises(ValueError) as e: open_scene(nc)
     assert str(e.value).isprintable()
@@ -569,12 +569,12 @@ def within(gigabytes, job): # what `job` prints in a process that may not take m
     import resource
     r,w = os.pipe()
     if not (pid := os.fork()):
-        vm = int(open('/proc/self/statm').read().split()[0])*os.sysconf('SC_PAGE_SIZE')
+        vm = int(open('/proc/self/statm', encoding='utf-8').read().split()[0])*os.sysconf('SC_PAGE_SIZE')
         resource.setrlimit(resource.RLIMIT_AS, (vm+int(gigabytes*2**30),)*2)
         try: os.write(w, job().encode())
         finally: os._exit(0)
     os.close(w)
-    with open(r) as f: text = f.read()
+    with open(r, encoding='utf-8') as f: text = f.read()
     os.waitpid(pid, 0)
     return text
 
@@ -749,28 +749,34 @@ def test_mutated_files(tmp_path):
 
 # many
 
-def test_all_samples(tmp_path):
+def test_a_file_of_many_says_which(tmp_path):
     ms,pan = pair()
-    for d in 'ab':
-        (tmp_path/d).mkdir()
-        save_scene(as_scene(ms, pan, 'QB'), tmp_path/d/'scene.nc')
-        with h5py.File(tmp_path/d/'test_qb.h5', 'w') as f:
-            f['ms'],f['pan'] = np.stack([ms, ms, ms]),np.stack([pan]*3)[:, None]
+    with h5py.File(tmp_path/'test_qb.h5', 'w') as f: f['ms'],f['pan'] = np.stack([ms, ms, ms]),np.stack([pan]*3)[:, None]
     for k,o in (('MS_256', hwc(ms)), ('PAN_1024', pan)):
         (tmp_path/'4 WorldView-4'/k).mkdir(parents=True)
         for n in (1, 10, 2):
             scipy.io.savemat(tmp_path/'4 WorldView-4'/k/f'{n}.mat', {'imgMS' if o.ndim==3 else 'block': o})
-    (tmp_path/'bad.nc').write_bytes(b'CDF\x01')
-    paths = [tmp_path/'a'/'scene.nc', tmp_path/'b'/'scene.nc', tmp_path/'a'/'test_qb.h5', tmp_path/'bad.nc',
-        tmp_path/'4 WorldView-4', tmp_path/'a'/'scene.nc']
-    with pytest.warns(UserWarning, match='a_scene') as w: found = all_samples(paths)
-    names = [n for *_,n in found]
-    assert len({*names})==len(names)==10 and len(w)==1
-    assert names[2:9]==['test_qb_0', 'test_qb_1', 'test_qb_2', 'bad', *(f'4 WorldView-4_{n}' for n in ('1', '10', '2'))]
-    assert [(p, i) for p,i,_ in all_samples(paths[2:3], 1)]==[(paths[2], 1)]
     with warnings.catch_warnings(action='ignore'):
-        assert [open_scene(p, index=i).name for p,i,_ in found[2:5]]==names[2:5]
-    refused(paths[0], 'one sample', index=1)
+        names = [open_scene(tmp_path/p, index=i).name for p in ('test_qb.h5', '4 WorldView-4') for i in samples(tmp_path/p)]
+    assert names==['test_qb_0', 'test_qb_1', 'test_qb_2', *(f'4 WorldView-4_{n}' for n in ('1', '10', '2'))]
+    save_scene(as_scene(ms, pan, 'QB'), tmp_path/'scene.nc')
+    refused(tmp_path/'scene.nc', 'one sample', index=1)
+
+@pytest.mark.parametrize('how', ['mat sr', 'mat one', 'v7.3', 'npy', 'npz', 'tif', 'nc'])
+def test_somebodys_image(tmp_path, how):
+    x = np.random.default_rng(0).integers(1, 2000, (4, 24, 20)).astype('uint16')
+    f = tmp_path/f'x.{dict(zip(("mat sr", "mat one", "v7.3", "npy", "npz", "tif", "nc"), ("mat", "mat", "mat", "npy", "npz", "tif", "nc")))[how]}'
+    if how.startswith('mat'): scipy.io.savemat(f, {'sr' if 'sr' in how else 'whatever': hwc(x), **({'other': hwc(x)[:4]} if 'sr' in how else {})})
+    elif how=='v7.3':
+        with h5py.File(f, 'w', userblock_size=512) as h: h['sr'] = x.transpose(0, 2, 1)
+        f.write_bytes(b'MATLAB 7.3 MAT-file'.ljust(124)+b'\x00\x02IM'+bytes(384)+f.read_bytes()[512:])
+    elif how=='npy': np.save(f, x)
+    elif how=='npz': np.savez(f, fused=x, other=x[:1])
+    elif how=='tif': tif(f, x, grid(.6))
+    else: save_scene(as_scene(x, None, 'QB'), f)
+    assert (open_image(f)==x).all()
+    f.write_bytes(b'junk')
+    with pytest.raises(ValueError, match=f.name): open_image(f)
 
 def test_a_folder_of_matlab_files(tmp_path):
     ms,pan = pair(h=64, w=64)

@@ -140,12 +140,12 @@ def test_finished_scenes_are_written_when_the_rest_is_stopped(ground, tmp_path):
     for k in range(1, 9): os.link(tmp_path/'0'/'big.nc', tmp_path/f'{k}'/'big.nc')
     out,log = tmp_path/'scores.csv',tmp_path/'log'
     with log.open('w') as f: p = start('score', *(tmp_path/f'{k}'/'big.nc' for k in range(9)), '--methods', 'EXP,CNMF', '-o', out, stderr=f)
-    once(p, lambda: 'becomes 2/' in log.read_text('utf-8')) # two scenes are done
+    once(p, lambda: 'becomes big#3' in log.read_text('utf-8')) # two scenes are done
     assert not out.exists()
     p.send_signal(signal.SIGTERM)
     assert p.wait(60)==143 and 'scenes were finished and are written' in last(log.read_text('utf-8'))
     d = pd.read_csv(out)
-    assert {'big', '1/big'}<={*d.scene} and d.scene.nunique()<9 and d.groupby('scene').method.nunique().eq(2).all()
+    assert {'big', 'big#2'}<={*d.scene} and d.scene.nunique()<9 and d.groupby('scene').method.nunique().eq(2).all()
 
 def test_many_scenes(ground, tmp_path, capfd):
     "The good ones are written, the bad one is named; two of one name are told apart; one given twice counts once."
@@ -161,7 +161,7 @@ def test_many_scenes(ground, tmp_path, capfd):
 
 @pytest.mark.parametrize('argv', [['score', '{s}', '-o', '{s}'], ['score', '{s}', '-o', '{d}'], ['score', '{s}', '-o', '{d}/gone/x.csv'], ['score', '{s}', '-o', '{l}'],
     ['score', '{d}/none.nc'], ['score', '{s}', '{s}', '--pan', '{s}'], ['train', '--model', 'FusionNet', '--set', 'lr=fast'], ['train', '--model', 'FusionNet', '--set', 'batch=2.5'],
-    ['train', '--model', 'FusionNet', '--devices', 'none'], ['train', '--model', 'FusionNet', '--precision', '8'], ['run', 'table1', '--reports', '{s}/x'], ['score', '{s}', '--bits', '0']])
+    ['train', '--model', 'FusionNet', '--devices', 'none'], ['train', '--model', 'FusionNet', '--precision', '8'], ['run', 'table1', '--reports', '{s}/x'], ['score', '{s}', '--bits', '40']])
 def test_a_wrong_call_costs_no_work(ground, tmp_path, capfd, argv, monkeypatch):
     from pansharp_nb import scoring
     monkeypatch.setattr(scoring, 'score', lambda *a, **k: pytest.fail('work was done'))

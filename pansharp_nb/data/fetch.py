@@ -8,7 +8,7 @@ __all__ = ['most', 'registry', 'data_dir', 'listing', 'get', 'scene_files']
 # %% ../../nbs/data/fetch.ipynb #a5c1af26
 import pandas as pd, pooch, re, tarfile, zlib
 from .. import settings
-from .scenes import check_scene, open_scene
+from .scenes import open_scene, save_scene
 from .sensors import sensors
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -126,11 +126,6 @@ def _scene(e, file, by_hand):
         for f in _paths(e, file.parent): f.unlink(missing_ok=True)
         raise ValueError(f'{file} held no scene ({why}) and is removed: the next call fetches it anew') from None
 
-def _save(ds, dst): # made in memory first: HDF5 does not survive a full disk
-    from pansharp_nb.reporting import write
-    small = {v: dict(zlib=True, complevel=4) for v in check_scene(ds).data_vars}
-    return write(dst, bytes(ds.to_netcdf(engine='h5netcdf', encoding=small)))
-
 # %% ../../nbs/data/fetch.ipynb #1c7ab2a6
 def get(
     name,          # a name of the list, or a row like it
@@ -147,13 +142,13 @@ def get(
     dst,raw = d/f'{e["name"]}.nc', d/'downloads'
     try: raw.mkdir(parents=True, exist_ok=True)
     except OSError as o: raise OSError(f'cannot make the folder {raw}: {o.strerror}; choose another') from None
-    if e.get('url') is None: return dst if dst.exists() else _save(_make(e['sensor']), dst)
+    if e.get('url') is None: return dst if dst.exists() else save_scene(_make(e['sensor']), dst)
     file,note = _paths(e, raw)
     if dst.exists() and not file.exists(): return dst
     by_hand = file.exists() and not note.exists()
     file = _download(e, raw, dst, progress)
     facts = dict(licence=e.get('licence', 'not stated'), source=e['url'])
-    return dst if dst.exists() else _save(_scene(e, file, by_hand).assign_attrs(facts), dst)
+    return dst if dst.exists() else save_scene(_scene(e, file, by_hand).assign_attrs(facts), dst)
 
 def _make(sensor):
     from pansharp_nb.data.synthetic import made_up

@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['as_scene', 'check_scene', 'scene_sensor', 'nodata_mask', 'largest_rectangle', 'crop', 'trim_nodata', 'to_tensors',
-           'save_scene', 'open_scene', 'samples', 'all_samples', 'nbu_split']
+           'save_scene', 'open_scene', 'samples', 'open_image', 'nbu_split']
 
 # %% ../../nbs/data/scenes.ipynb #42d17fa5
-import numpy as np, os, random, re, torch, warnings, xarray as xr
+import numpy as np, random, re, torch, warnings, xarray as xr
 from dataclasses import replace
 from . import arrays, grids, rasters, sensors
 from .files import Refused, ending, equals, kind, naming, one_nodata, raster_kinds, shown, there
 from .files import undeclared
+from ..writing import write
 from pathlib import Path
 from rasterio import Affine
 from scipy.ndimage import binary_propagation
@@ -315,16 +316,8 @@ def save_scene(
     path           # where to; its folder has to exist
 )->Path:
     "Write a scene as NetCDF-4, all or nothing."
-    path = Path(path).expanduser()
-    part = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    how = {v: dict(zlib=True, complevel=4) for v in check_scene(ds).data_vars}
-    if not path.parent.is_dir(): raise FileNotFoundError(f'cannot write {shown(path)}: first make its folder')
-    try:
-        ds.to_netcdf(part, engine='h5netcdf', encoding=how)
-        os.replace(part, path)
-    except OSError as e: raise OSError(f'cannot write {shown(path)} ({e.strerror or e}): take another') from None
-    finally: part.unlink(missing_ok=True)
-    return path
+    small = {v: dict(zlib=True, complevel=4) for v in check_scene(ds).data_vars}
+    return write(path, bytes(ds.to_netcdf(engine='h5netcdf', encoding=small))) # made in memory: HDF5 does not survive a full disk
 
 # %% ../../nbs/data/scenes.ipynb #9d9c1b7a
 def _alone(p, index, what, want): # layers and attributes of one file
@@ -517,27 +510,15 @@ def samples(
         return range(1 if p.is_dir() or kind(p) in (*raster_kinds, 'TAR') else arrays.count(p))
 
 # %% ../../nbs/data/scenes.ipynb #dd791ca8
-def all_samples(
-    paths,     # files and folders
-    index=None # only this sample of each
-)->list:       # `(path, index, name)`, no two names alike
-    "Every sample of every file, and what to call it."
-    out = []
-    for p in map(Path, paths):
-        try: n = samples(p)
-        except (ValueError, OSError): n = range(1)
-        names = arrays.nbu_names(p) if _is_nbu(p) and len(n)>1 else None
-        stem = shown(p.name if p.is_dir() else p.name[:-len(ending(p)) or None])
-        def called(i): return f'{stem}_{names[i] if names else i}' if len(n)>1 else stem
-        out += [(p, i, called(i)) for i in (n if index is None else [index])]
-    return _apart(out)
-
-def _apart(found): # the folder goes before a name that others have too, then a number behind it
-    name = [n if [m for *_,m in found].count(n)==1 else f'{shown(p.absolute().parent.name)}_{n}' for p,_,n in found]
-    name = [n if name.count(n)==1 else f'{n}_{name[:i].count(n)+1}' for i,n in enumerate(name)]
-    new = [f'{shown(p)} is called {n}' for (p,_,o),n in zip(found, name) if n!=o]
-    if new: warnings.warn(f'names that occur twice: {", ".join(new)}', stacklevel=3)
-    return [(p, i, n) for (p,i,_),n in zip(found, name)]
+def open_image(
+    path, index=0 # any file that a scene can be in; which sample
+)->np.ndarray:    # `(C, H, W)`, NaN where there is no data
+    "The bands of one image."
+    with naming(path):
+        p = there(path)
+        l = rasters.raster(p, 'the image') if kind(p) in raster_kinds else arrays.image(p, index)
+    _tell(path, l.said)
+    return l.a if l.bad is None or not l.bad.any() else np.where(l.bad, np.nan, l.a)
 
 # %% ../../nbs/data/scenes.ipynb #98aad003
 def nbu_split(
