@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from functools import lru_cache, partial
 from torch import Tensor
 from ..data.degrade import pad
+from ..threads import each
 
 # %% ../../nbs/metrics/reference.ipynb #fcc0ee65
 def cut(
@@ -37,7 +38,8 @@ def tiles(
     n = min(max(room//(halo+64), 1), B)
     k = max(room//n-halo, 2*halo, 32)//step*step or step
     at = [(i, j) for i in range(0, H-halo, k) for j in range(0, W-halo, c)]
-    def one(zs): return join([f(*(a[..., i:i+k+halo, j:j+c+halo] for a in zs)) for i,j in at])
+    def tile(zs, i, j): return f(*(a[..., i:i+k+halo, j:j+c+halo] for a in zs))
+    def one(zs): return join(list(each(lambda s: tile(zs, *s), at, *zs)))
     return torch.cat([one(zs) for zs in zip(*(a.split(n) for a in z))])
 
 # %% ../../nbs/metrics/reference.ipynb #2b25d1b2
