@@ -214,7 +214,7 @@ class PredictiveFilter(nn.Module):
         h:Tensor, # features `(B, dim, H, W)`
         x:Tensor  # image `(B, C, H, W)`, or one band `(B, 1, H, W)`
     )->Tensor:    # `(B, C, H, W)`
-        most = 2**(20 if h.device.type=='cpu' else 27)//(len(h)*self.predictor.out_channels*h.shape[3]) # rows
+        most = 2**(21 if h.device.type=='cpu' else 27)//(len(h)*self.predictor.out_channels*h.shape[3]) # rows
         n = 2**max(0, most.bit_length()-1) # sides are often powers of two: equal shares
         whole = n>=h.shape[2] or torch.is_grad_enabled() or torch.compiler.is_compiling() or self.predictor._forward_hooks
         return predictive_filter(x, self.predictor(h), self.bands) if whole else _by_strips(self.predictor, h, x, self.bands, n)
