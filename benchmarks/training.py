@@ -1,7 +1,7 @@
 """A training step in 32 bits against one in 16 with channels-last, and what a batch costs to cut: `python benchmarks/training.py [network ...]`.
 
 The step is that of `training`: network, loss and optimiser of the recipe `board`, its batch and patch, on two made-up scenes; the two forms take
-turns, and both must start from the same loss. Without `avx512_bf16` or `amx_bf16` 16 bits are emulated, and only 32 are timed.
+turns, both must start from the same loss, and the rate is so small that they stay there. Without `avx512_bf16` or `amx_bf16` 16 bits are emulated, and only 32 are timed.
 """
 import tempfile, warnings
 from dataclasses import replace
@@ -55,7 +55,7 @@ def main(*names, rounds=3, n=256, **sizes): # sizes: of the recipe
     for t in range(40): cut[t]
     print(f'a batch of 16 patches: {np.median([clock(lambda: cut[t]) for t in range(40)]):.1f} ms to cut')
     if not half: print('this processor has neither avx512_bf16 nor amx_bf16: 16 bits are skipped')
-    rows = [row(m, replace(recipes.recipe(m, 'board'), **sizes), gs, half, rounds) for m in names or [*five, 'FusionNet', 'PanNet']]
+    rows = [row(m, replace(recipes.recipe(m, 'board'), lr=1e-6, **sizes), gs, half, rounds) for m in names or [*five, 'FusionNet', 'PanNet']]
     return show(rows, 'training steps a second, recipe board')
 
 if __name__=='__main__': go(main)

@@ -1,6 +1,5 @@
 "Predictive filtering and the branch filters beyond what their pages show: dtypes, layouts, borders, memory, other people's code."
 import importlib.util, os, subprocess, sys, threading
-from concurrent.futures import ThreadPoolExecutor
 import pytest, torch, torch.nn.functional as F
 import pansharp_nb.layers.filtering as mod
 from pansharp_nb.layers.branches import equalisation_stats, equalise, high_pass, subsample
@@ -184,29 +183,6 @@ def test_modes_go_along(threads):
                 assert torch.equal(y, predictive_filter(x, m.predictor(h))) and not torch.equal(y, want)
         assert torch.equal(m(h, x), want) and not y.requires_grad
         with pytest.raises(RuntimeError, match='same dtype|type'): m(h.double(), x)
-
-@pytest.mark.parametrize('threads', [2], indirect=True)
-def test_many_callers(threads):
-    "Callers of several threads share the workers, and get their own results."
-    data = [make(1, 4, 5, 130, 200, dtype=torch.float32, seed=s) for s in range(6)]
-    def go(d): return [predictive_filter(d[0], d[1]).detach(), *torch.autograd.grad(predictive_filter(d[0], d[1]), d[:2], d[2])]
-    with ThreadPoolExecutor(3) as pool: side = list(pool.map(go, data))
-    for a,b in zip(side, map(go, data)): assert [torch.equal(p, q) for p,q in zip(a, b)]==[True]*3
-
-forked = """
-import os, signal, torch
-from pansharp_nb.layers.filtering import predictive_filter
-torch.set_num_threads(2)
-x,k = torch.rand(1, 1, 200, 128), torch.rand(1, 200, 128, 121).permute(0, 3, 1, 2) # an image too small for threads of torch: those hang after a fork
-want = predictive_filter(x, k)
-if not (child := os.fork()):
-    signal.alarm(60)
-    os._exit(not torch.equal(predictive_filter(x, k), want))
-assert os.waitpid(child, 0)[1]==0
-"""
-
-@pytest.mark.skipif(not hasattr(os, 'fork'), reason='no fork')
-def test_after_a_fork(): subprocess.run([sys.executable, '-c', forked], check=True)
 
 # --- the module --------------------------------------------------------------------------------------------------------
 
