@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 
 def go(main):
-    "Two threads, and the command line: numbers and words."
-    torch.set_num_threads(2)
+    "Two threads if `OMP_NUM_THREADS` says nothing; from the command line numbers and words."
+    torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 2)))
     sys.exit(main(*(int(a) if a.isdigit() else a for a in sys.argv[1:])))
 
 def clock(f):
