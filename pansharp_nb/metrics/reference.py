@@ -205,17 +205,17 @@ def _box(z, n): # sums over n x n windows, n a power of two
 
 # %% ../../nbs/metrics/reference.ipynb #dfca7dd0
 def _dense(*z, pairs, n): # pairs of slices of the planes; n side of the window
-    z = torch.cat(z, 1)
-    e,N,c = z.new_tensor(_tiny(z)),n*n,z[..., ::8, ::8].mean((2, 3), keepdim=True)
-    z -= c
+    c = [a[..., ::8, ::8].mean((2, 3), keepdim=True) for a in z]
+    z,c = (torch.cat(t, 1) if len(t)>1 else t[0] for t in ([a-b for a,b in zip(z, c)], c))
+    e,N = z.new_tensor(_tiny(z)),n*n
     s = _box(z, n)
     v = torch.addcmul(_box(z*z, n), s, s, value=-1/N).add_(e)
     m = torch.add(c, s, alpha=1/N)
     m2 = torch.addcmul(e, m, m)
     def q(i, j):
         c = torch.addcmul(_box(z[:, i]*z[:, j], n), s[:, i], s[:, j], value=-1/N).add_(e)
-        c = c*torch.addcmul(e, m[:, i], m[:, j])
-        return (c/((v[:, i]+v[:, j])*(m2[:, i]+m2[:, j]))).sum((2, 3))
+        d = (v[:, i]+v[:, j]).mul_(m2[:, i]+m2[:, j])
+        return c.mul_(torch.addcmul(e, m[:, i], m[:, j])).div_(d).sum((2, 3))
     return 4*torch.cat([q(i, j) for i,j in pairs], 1)
 
 # %% ../../nbs/metrics/reference.ipynb #1d9f4c57
