@@ -1,7 +1,8 @@
 """Classical methods against plain NumPy/SciPy: `python benchmarks/classical.py [rounds] [side]`.
 
-PAN 1024 x 1024 (`side`), MS 256 x 256 x 4 (IKONOS), ours in float32, two threads, medians of interleaved runs. The plain versions are written
-as public Python toolboxes write them, in float64: zero-stuffing, `ndimage.correlate` with 41 x 41 kernels, loops over bands.
+PAN 1024 x 1024 (`side`), MS 256 x 256 x 4 (IKONOS), ours in float32, two threads, medians of interleaved runs. The
+plain versions are written as public Python toolboxes write them, in float64: zero-stuffing, `ndimage.correlate` with
+41 x 41 kernels, loops over bands.
 """
 from race import go, race, show
 import numpy as np, torch

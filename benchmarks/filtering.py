@@ -1,10 +1,11 @@
 """Predictive filtering against its definition by `F.unfold`: `python benchmarks/filtering.py [rounds] [name]`.
 
-Four bands, float32, two threads, medians of interleaved runs; the ratio is the median of the rounds' own ratios. Values and both
-gradients are asserted to agree before anything is timed. Memory is the peak resident set of a process of its own above its
-level before the call; for forward + backward, beyond the gradient of the kernels, which no method can avoid. "module" is predictor
-(a convolution of 32 channels) and filter together, at inference; below it what the convolution alone costs, which at K 5 is
-nearly all. The last rows run beside one busy process. `name` picks the rows that contain it.
+Four bands, float32, two threads, medians of interleaved runs; the ratio is the median of the rounds' own ratios.
+Values and both gradients are asserted to agree before anything is timed. Memory is the peak resident set of a process
+of its own above its level before the call; for forward + backward, beyond the gradient of the kernels, which no method
+can avoid. "module" is predictor (a convolution of 32 channels) and filter together, at inference; below it what the
+convolution alone costs, which at K 5 is nearly all. The last rows run beside one busy process. `name` picks the rows
+that contain it.
 """
 import os, subprocess, sys
 from pathlib import Path
@@ -95,7 +96,9 @@ def shared(n, K, rounds, wanted):
     whole,strips,_ = module(n, K)
     with busy(): yield race(name, whole, strips, 1e-6, 1, more(whole, rounds), 1)
 
-def main(rounds=5, only='', sizes=(64, 256, 1024), memories=(('forward', 5, 20), ('both', 5, 20), ('module', 3, 2), ('module', 5, 5))):
+peaks = ('forward', 5, 20), ('both', 5, 20), ('module', 3, 2), ('module', 5, 5) # K, goal
+
+def main(rounds=5, only='', sizes=(64, 256, 1024), memories=peaks):
     def wanted(name): return only in name
     rows = [r for n in sizes for K in (3, 5, 7, 9, 11) for r in filters(n, K, rounds, wanted)]
     rows += [r for f in (modules, shared) for n in sizes[1:] for K in (3, 5) for r in f(n, K, rounds, wanted)]

@@ -1,9 +1,9 @@
 """Metrics against plain implementations of the same definitions: `python benchmarks/metrics.py [side] [rounds] [name]`.
 
-Made-up 1024 x 1024 images (`side`), 2 threads, medians of interleaved runs (peer, ours, peer, ours, ...); the ratio is the median of
-the rounds' own ratios. Values are asserted to agree before anything is timed. The numpy peers compute in float64, as the
-public toolboxes do; ours runs in float64 and, in a row of its own, in float32. SSIM meets `torchmetrics` in equal precision.
-`name` picks the rows that contain it.
+Made-up 1024 x 1024 images (`side`), 2 threads, medians of interleaved runs (peer, ours, peer, ours, ...); the ratio is
+the median of the rounds' own ratios. Values are asserted to agree before anything is timed. The numpy peers compute in
+float64, as the public toolboxes do; ours runs in float64 and, in a row of its own, in float32. SSIM meets
+`torchmetrics` in equal precision. `name` picks the rows that contain it.
 """
 from race import clock, go, race, show
 import numpy as np, torch

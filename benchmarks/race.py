@@ -1,7 +1,8 @@
-"""Two ways to the same numbers, timed in turns: what every benchmark here shares. `python benchmarks/race.py` says what this machine can do.
+"""Two ways to the same numbers, timed in turns: what every benchmark here shares.
 
-Each row has the medians of both and the median of the rounds' own ratios, beside its goal. `others` is how many cores other programs
-used meanwhile: goals are for a machine of one's own, and a goal missed beside others is not judged.
+Each row has the medians of both and the median of the rounds' own ratios, beside its goal. `others` is how many cores
+other programs used meanwhile: goals are for a machine of one's own, and a goal missed beside others is not judged.
+`python benchmarks/race.py` says what this machine can do.
 """
 import contextlib, os, subprocess, sys, time
 from pathlib import Path
@@ -41,8 +42,9 @@ def race(name, peer, ours, tol, goal, rounds, beside=0):
     since = time.time(),elsewhere()
     t = np.array([(clock(peer), np.median([clock(ours) for _ in range(min(rounds, 3))])) for _ in range(rounds)])
     others = (elsewhere()-since[1])/(time.time()-since[0])
-    return dict(name=name, peer_ms=np.median(t[:, 0]), ours_ms=np.median(t[:, 1]), ratio=np.median(t[:, 0]/t[:, 1]), goal=goal, gap=gap,
-        others=others, said=verdict(np.median(t[:, 0]/t[:, 1]), goal, others-beside))
+    (a,b),ratio = np.median(t, 0),np.median(t[:, 0]/t[:, 1])
+    said = verdict(ratio, goal, others-beside)
+    return dict(name=name, peer_ms=a, ours_ms=b, ratio=ratio, goal=goal, gap=gap, others=others, said=said)
 
 def verdict(ratio, goal, others=0):
     "A goal is met, missed, or not to be judged here."
@@ -55,16 +57,19 @@ def show(rows, what):
     cpu = f'{torch.get_num_threads()} of {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}'
     print(f'\n{what}; torch {torch.__version__}, {cpu}\n')
     forms = {k: '{:.0e}' if k=='gap' else '{:.0f}' if k=='goal' else '{:.1f}' for k in t.select_dtypes('number')}
-    print(t.to_string(index=False, formatters={k: (lambda v, f=f: '' if v!=v else f.format(v)) for k,f in forms.items()}), flush=True)
+    shown = {k: (lambda v, f=f: '' if v!=v else f.format(v)) for k,f in forms.items()}
+    print(t.to_string(index=False, formatters=shown), flush=True)
     return int('missed' in set(t.said))
 
 def main(n=256, rounds=9):
     "Layouts of a convolution, and memory that is fresh or kept."
     x,w = torch.rand(1, 64, n, n),torch.rand(64, 64, 3, 3)
-    plain,last = ([t.contiguous(memory_format=m) for t in (x, w)] for m in (torch.contiguous_format, torch.channels_last))
+    last = [t.contiguous(memory_format=torch.channels_last) for t in (x, w)]
     a,b,kept = (torch.rand(256*n*n) for _ in range(3))
-    rows = [race('3 x 3 convolution of 64 channels; the same in channels-last', lambda: F.conv2d(*plain), lambda: F.conv2d(*last), 1e-5, np.nan, rounds),
-        race('a sum into fresh memory; into memory that is kept', lambda: (a+b)[:9], lambda: torch.add(a, b, out=kept)[:9], 0, np.nan, rounds)]
+    def fresh(): return (a+b)[:9]
+    def again(): return torch.add(a, b, out=kept)[:9]
+    rows = [race('3 x 3 convolution of 64 channels; in channels-last', lambda: F.conv2d(x, w), lambda: F.conv2d(*last), 1e-5, np.nan, rounds),
+        race('a sum into fresh memory; into memory that is kept', fresh, again, 0, np.nan, rounds)]
     flops,bytes = 2*64*64*9*(n-2)**2,12*a.numel()
     print(f'{flops/rows[0]["ours_ms"]/1e6:.0f} GFLOP/s, {bytes/rows[1]["ours_ms"]/1e6:.0f} GB/s')
     return show(rows, 'this machine')

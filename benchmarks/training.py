@@ -1,7 +1,8 @@
-"""A training step in 32 bits against one in 16 with channels-last, and what a batch costs to cut: `python benchmarks/training.py [network ...]`.
+"""A training step in 32 bits against one in 16 with channels-last: `python benchmarks/training.py [network ...]`.
 
-The step is that of `training`: network, loss and optimiser of the recipe `board`, its batch and patch, on two made-up scenes; the two forms take
-turns, both must start from the same loss, and the rate is so small that they stay there. Without `avx512_bf16` or `amx_bf16` 16 bits are emulated, and only 32 are timed.
+The step is that of `training`: network, loss and optimiser of the recipe `board`, its batch and patch, on two made-up
+scenes; the two forms take turns, both must start from the same loss, and the rate is so small that they stay there.
+Without `avx512_bf16` or `amx_bf16` 16 bits are emulated, and only 32 are timed. Before them: what a batch costs to cut.
 """
 import tempfile, warnings
 from dataclasses import replace

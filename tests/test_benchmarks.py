@@ -32,7 +32,8 @@ def test_classical(bench, capsys):
 def test_metrics(bench, capsys):
     bench('metrics').main(64, 1)
     said = '\n'.join(rows(capsys))
-    assert all(f'{n}, float{b}' in said for n in ('Q4', 'Q8', 'D_lambda_K', 'D_lambda, sliding', 'D_s, sliding', 'SSIM', 'all 17 columns') for b in (32, 64))
+    names = 'Q4', 'Q8', 'D_lambda_K', 'D_lambda, sliding', 'D_s, sliding', 'SSIM', 'all 17 columns'
+    assert all(f'{n}, float{b}' in said for n in names for b in (32, 64))
 
 def test_filtering(bench, capsys):
     f = bench('filtering')
@@ -59,14 +60,16 @@ def test_training(half, bench, capsys, monkeypatch):
     assert half==('bf16_per_s' in said)
 
 def test_differing_values_stop_a_race(bench):
-    race = bench('race').race
-    with pytest.raises(AssertionError, match='twice: the two differ by 1.0e'): race('twice', lambda: torch.ones(3), lambda: 2*torch.ones(3), 1e-3, 1, 1)
+    f,x = bench('race').race,torch.ones(3)
+    with pytest.raises(AssertionError, match='twice: the two differ by 1.0e'): f('twice', lambda: x, lambda: 2*x, 1e-3, 1, 1)
 
 def test_what_a_goal_says(bench, capsys):
     r = bench('race')
     nan = float('nan')
-    assert [r.verdict(*a) for a in ((3, 2), (1, 2), (1, 2, 1.), (1, 2, .1), (3, 2, 2.), (1, nan), (nan, 2))]==['met', 'missed', 'shared', 'missed', 'met', '', '']
-    for said,code in (('met', 0), ('shared', 0), ('missed', 1)): assert r.show([dict(name='a', ratio=1.5, goal=2., gap=1e-9, said=said)], 'x')==code
+    cases = ((3, 2), 'met'), ((1, 2), 'missed'), ((1, 2, 1.), 'shared'), ((1, 2, .1), 'missed'), ((3, 2, 2.), 'met'), ((1, nan), ''), ((nan, 2), '')
+    for a,said in cases: assert r.verdict(*a)==said
+    for said,code in (('met', 0), ('shared', 0), ('missed', 1)):
+        assert r.show([dict(name='a', ratio=1.5, goal=2., gap=1e-9, said=said)], 'x')==code
     assert '1e-09' in capsys.readouterr().out
 
 def test_a_slow_peer_is_seen(bench):

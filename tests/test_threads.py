@@ -1,4 +1,4 @@
-"Parts of an image, each the work of one thread: the same bytes whatever the number, in metrics too; when nothing is handed on."
+"Parts of an image, each the work of one thread: the same bytes whatever the number; when nothing is handed on."
 import os, subprocess, sys, threading
 import pytest, torch
 from concurrent.futures import ThreadPoolExecutor
@@ -47,10 +47,10 @@ def test_results_come_in_order(threads):
         return i
     assert list(each(f, list(range(9)), torch.ones(1)))==list(range(9))
     x = image(4, 600)
-    got = tiles(lambda x: x[:, :1, 0, 0].clone(), x, halo=10, join=lambda t: torch.stack(t, 1))[0, :, 0]
+    def corners(): return tiles(lambda x: x[:, :1, 0, 0].clone(), x, halo=10, join=lambda t: torch.stack(t, 1))
+    got = corners()
     torch.set_num_threads(1)
-    assert torch.equal(got, tiles(lambda x: x[:, :1, 0, 0].clone(), x, halo=10, join=lambda t: torch.stack(t, 1))[0, :, 0])
-    assert len(got)>3
+    assert torch.equal(got, corners()) and got.numel()>3
 
 @pytest.mark.parametrize('threads', [2], indirect=True)
 def test_nothing_is_handed_on(threads):
