@@ -1,10 +1,10 @@
-"""Classical methods against plain NumPy/SciPy: `python benchmarks/classical.py [rounds]`.
+"""Classical methods against plain NumPy/SciPy: `python benchmarks/classical.py [rounds] [side]`.
 
-PAN 1024 x 1024, MS 256 x 256 x 4 (IKONOS), ours in float32, two threads, medians of interleaved runs. The plain versions are written
-as public Python toolboxes write them, in float64: zero-stuffing, `ndimage.correlate` with 41 x 41 kernels, loops over bands.
+PAN 1024 x 1024 (`side`), MS 256 x 256 x 4 (IKONOS), ours in float32, two threads, medians of interleaved runs. The
+plain versions are written as public Python toolboxes write them, in float64: zero-stuffing, `ndimage.correlate` with
+41 x 41 kernels, loops over bands.
 """
-import sys
-from race import race, show
+from race import go, race, show
 import numpy as np, torch
 from scipy import ndimage
 from pansharp_nb.data.degrade import interp23tap, mtf, mtf_kernel
@@ -100,13 +100,13 @@ def scene(n=1024, seed=0):
 
 def hwc(x): return x[0].permute(1, 2, 0)
 
-def main(rounds=9):
-    ms,pan = scene()
+def main(rounds=9, n=1024):
+    ms,pan = scene(n)
     m,p = hwc(ms).double().numpy(),pan[0, 0].double().numpy()
     rows = [race('interp23', lambda: interp23(m), lambda: hwc(interp23tap(ms)), 1e-5, 12, rounds)]
     for name,(peer,goal,share) in plain.items():
         f = method(name)
-        rows.append(race(name, lambda: peer(m, p), lambda: hwc(f(ms, pan, 'IKONOS')), 1e-5, goal, max(3, int(rounds*share))))
-    return show(rows, 'PAN 1024 x 1024, MS 256 x 256 x 4, float32; the peer in float64')
+        rows.append(race(name, lambda: peer(m, p), lambda: hwc(f(ms, pan, 'IKONOS')), 1e-5, goal, max(min(rounds, 3), int(rounds*share))))
+    return show(rows, f'PAN {n} x {n}, MS {n//4} x {n//4} x 4, float32; the peer in float64')
 
-if __name__=='__main__': sys.exit(main(*map(int, sys.argv[1:])))
+if __name__=='__main__': go(main)

@@ -1,15 +1,15 @@
 """Predictive filtering against its definition by `F.unfold`: `python benchmarks/filtering.py [rounds] [name]`.
 
-Four bands, float32, two threads, medians of interleaved runs; the ratio is the median of the rounds' own ratios. Values and both
-gradients are asserted to agree before anything is timed. Memory is the peak resident set of a process of its own above its
-level before the call; for forward + backward, beyond the gradient of the kernels, which no method can avoid. "module" is predictor
-(a convolution of 32 channels) and filter together, at inference; below it what the convolution alone costs, which at K 5 is
-nearly all: without AVX-512 the convolution leaves less than a factor of two to gain. `name` picks the rows that contain it. Run on an idle machine: with a
-third busy process two threads wait for each other at every operation, and small ones suffer most.
+Four bands, float32, two threads, medians of interleaved runs; the ratio is the median of the rounds' own ratios.
+Values and both gradients are asserted to agree before anything is timed. Memory is the peak resident set of a process
+of its own above its level before the call; for forward + backward, beyond the gradient of the kernels, which no method
+can avoid. "module" is predictor (a convolution of 32 channels) and filter together, at inference; below it what the
+convolution alone costs, which at K 5 is nearly all. The last rows run beside one busy process. `name` picks the rows
+that contain it.
 """
 import os, subprocess, sys
 from pathlib import Path
-from race import clock, race, show
+from race import busy, clock, go, race, show, verdict
 import numpy as np, torch
 from pansharp_nb.layers.filtering import PredictiveFilter, predictive_filter, unfold_filter
 
@@ -60,44 +60,54 @@ def peak(what, which, n, K): # MiB
 
 def memory(name, what, n, K, goal):
     a,b = (peak(what, w, n, K) for w in ('unfold', 'ours'))
-    return dict(name=name, unfold_MiB=round(a), ours_MiB=round(b), ratio=a/b, goal=goal)
+    return dict(name=name, unfold_MiB=a, ours_MiB=b, ratio=a/b, goal=goal, said=verdict(a/b, goal))
 
 # --- the race ----------------------------------------------------------------------------------------------------------
 
-def more(f, rounds): return max(rounds, min(40, int(400/clock(f))))
+def more(f, rounds): return max(rounds, min(8*rounds, int(400/clock(f))))
 
-def main(rounds=5, only=''):
-    rows,mem,load = [],[],os.getloadavg()[0]
+def filters(n, K, rounds, wanted): # rows of the filter alone
+    fwd,fb = f'forward, {n} px, K {K}',f'forward + backward, {n} px, K {K}'
+    if not (wanted(fwd) or wanted(fb)): return
+    x,k,g = inputs(n, K)
+    goal = (12, 5) if (n, K)==(1024, 5) else (1, 1)
+    peer,ours = (lambda f=f: f(x, k) for f in (unfold_filter, predictive_filter))
+    r = more(peer, rounds if K<9 or n<1024 else 1) # seconds a call there
+    if wanted(fwd): yield race(fwd, peer, ours, 1e-6, goal[0], r)
+    if not wanted(fb): return
+    a,b = (both(f, x, k, g)[1] for f in (unfold_filter, predictive_filter))
+    assert (a-b).abs().max()<=1e-6*a.abs().max(), f'{fb}: kernel gradients differ'
+    del a, b
+    peer,ours = (lambda f=f: both(f, x, k, g)[0] for f in (unfold_filter, predictive_filter))
+    yield race(fb, peer, ours, 2e-6, goal[1], r)
+
+def modules(n, K, rounds, wanted):
+    name = f'module, {n} px, K {K}'
+    if not wanted(name): return
+    whole,strips,conv = module(n, K)
+    r = more(whole, rounds)
+    yield race(name, whole, strips, 1e-6, 2 if n==1024 else 1, r)
+    t = np.median([(clock(whole), clock(conv)) for _ in range(r)], 0)
+    yield dict(name='  its convolution alone', peer_ms=t[0], ours_ms=t[1], ratio=t[0]/t[1], said='')
+
+def shared(n, K, rounds, wanted):
+    name = f'module, {n} px, K {K}, beside a busy process'
+    if not wanted(name): return
+    whole,strips,_ = module(n, K)
+    with busy(): yield race(name, whole, strips, 1e-6, 1, more(whole, rounds), 1)
+
+peaks = ('forward', 5, 20), ('both', 5, 20), ('module', 3, 2), ('module', 5, 5) # K, goal
+
+def main(rounds=5, only='', sizes=(64, 256, 1024), memories=peaks):
     def wanted(name): return only in name
-    for n in (64, 256, 1024):
-        for K in (3, 5, 7, 9, 11):
-            fwd,fb = f'forward, {n} px, K {K}',f'forward + backward, {n} px, K {K}'
-            if not (wanted(fwd) or wanted(fb)): continue
-            x,k,g = inputs(n, K)
-            best = (12, 5) if (n, K)==(1024, 5) else (1, 1)
-            peer,ours = (lambda f=f: f(x, k) for f in (unfold_filter, predictive_filter))
-            r = more(peer, rounds if K<9 or n<1024 else 1) # seconds a call there
-            if wanted(fwd): rows.append(race(fwd, peer, ours, 1e-6, best[0], r))
-            if not wanted(fb): continue
-            a,b = (both(f, x, k, g)[1] for f in (unfold_filter, predictive_filter))
-            assert (a-b).abs().max()<=1e-6*a.abs().max(), f'{fb}: kernel gradients differ'
-            del a, b
-            peer,ours = (lambda f=f: both(f, x, k, g)[0] for f in (unfold_filter, predictive_filter))
-            rows.append(race(fb, peer, ours, 2e-6, best[1], r))
-    for n,K,goal in ((256, 3, 1), (256, 5, 1), (1024, 3, 2), (1024, 5, 2)):
-        name = f'module, {n} px, K {K}'
-        if wanted(name):
-            whole,strips,conv = module(n, K)
-            r = max(rounds, 15) if n<512 else rounds
-            rows.append(race(name, whole, strips, 1e-6, goal, r))
-            t = np.median([(clock(whole), clock(conv)) for _ in range(r)], 0)
-            rows.append(dict(name='  its convolution alone', peer_ms=t[0], ours_ms=t[1], ratio=t[0]/t[1], goal=np.nan, gap=np.nan))
-    for what,K,goal in (('forward', 5, 20), ('both', 5, 20), ('module', 3, 2), ('module', 5, 5)):
-        name = f'memory, {what}, 1024 px, K {K}'
-        if wanted(name): mem.append(memory(name, what, 1024, K, goal))
-    load = f'load average {load:.1f} before, {os.getloadavg()[0]:.1f} after'
-    return max([show(t, f'{what}; {load}') for t,what in ((rows, 'time'), (mem, 'memory')) if t], default=0)
+    rows = [r for n in sizes for K in (3, 5, 7, 9, 11) for r in filters(n, K, rounds, wanted)]
+    rows += [r for f in (modules, shared) for n in sizes[1:] for K in (3, 5) for r in f(n, K, rounds, wanted)]
+    n,mem = sizes[-1],[]
+    for what,K,goal in memories:
+        name = f'memory, {what}, {n} px, K {K}'
+        if wanted(name): mem.append(memory(name, what, n, K, goal))
+    return max([show(t, what) for t,what in ((rows, 'time'), (mem, 'memory')) if t], default=0)
 
 if __name__=='__main__':
     if sys.argv[1:2]==['call']: call(sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))
-    else: sys.exit(main(*map(int, sys.argv[1:2]), *sys.argv[2:]))
+    else: go(main)

@@ -1,42 +1,62 @@
-"""A training step of each network, and what a batch costs to cut: `python benchmarks/training.py [network ...]`.
+"""A training step in 32 bits against one in 16 with channels-last: `python benchmarks/training.py [network ...]`.
 
-Made-up scenes, 2 threads, batch 4 of 64 px, medians of interleaved steps. Says whether channels-last, or mixed precision in
-16 bits, would help on this machine; the recipes keep 32 bits and the plain layout where they do not.
+The step is that of `training`: network, loss and optimiser of the recipe `board`, its batch and patch, on two made-up
+scenes; the two forms take turns, both must start from the same loss, and the rate is so small that they stay there.
+Without `avx512_bf16` or `amx_bf16` 16 bits are emulated, and only 32 are timed. Before them: what a batch costs to cut.
 """
-import sys, tempfile
-from functools import partial
+import tempfile, warnings
+from dataclasses import replace
 from pathlib import Path
-from race import clock
-import numpy as np, pandas as pd, torch
+from race import clock, go, race, show
+import numpy as np, torch
 from pansharp_nb import recipes
 from pansharp_nb.data.patches import Batches, grounds
 from pansharp_nb.data.scenes import save_scene
 from pansharp_nb.data.synthetic import made_up
-from pansharp_nb.models.networks import build, five
-from pansharp_nb.training import objectives
+from pansharp_nb.models.networks import five
+from pansharp_nb.training import Task, _channels_last
 
-def step(net, opt, b, q, dtype):
-    with torch.autocast('cpu', torch.bfloat16, enabled=dtype=='bf16'): loss = objectives[q.loss](net, b, **q.loss_args)
-    opt.zero_grad()
-    loss.backward()
-    opt.step()
+warnings.filterwarnings('ignore', '.*self.log') # nobody listens here
 
-def forms(name, b):
-    "One row: plain, channels-last, bfloat16."
-    q,out = recipes.recipe(name),{}
-    for form in ('plain', 'channels last', 'bf16'):
-        if form=='channels last' and name=='SUM-DUN': continue # 3D
-        net = build(name, 4, **q.knobs)
-        if form=='channels last': net = net.to(memory_format=torch.channels_last)
-        out[form] = partial(step, net, torch.optim.AdamW(net.parameters(), 1e-4), b, q, form)
-    t = pd.DataFrame([{k: clock(f) for k,f in out.items()} for _ in range(4)])[1:]
-    return dict(network=name) | t.median().round().to_dict()
+def native():
+    "Does this processor multiply in bfloat16?"
+    try: words = Path('/proc/cpuinfo').read_text().split()
+    except OSError: return False
+    return not {'avx512_bf16', 'amx_bf16'}.isdisjoint(words)
 
-folder = Path(tempfile.mkdtemp())
-for i,n in enumerate(('QB', 'IKONOS')): save_scene(made_up(n, 256, i).assign_attrs(split='train'), folder/f'{n}.nc')
-cut = Batches([grounds(folder)], 1000, 16, 64, scaling='gs')
-for t in range(40): cut[t]
-print(f'a batch of 16 patches: {np.median([clock(lambda: cut[t]) for t in range(40)]):.1f} ms to cut\n')
-b = Batches([grounds(folder)], 10, 4, 64, scaling='gs')[0]
-b['sensor'] = grounds(folder)[0].sensor
-print(pd.DataFrame([forms(n, b) for n in sys.argv[1:] or [*five, 'FusionNet']]).to_string(index=False))
+def step(name, q, b, half): # one step, returns the loss
+    torch.manual_seed(0)
+    task = Task(name, q, 100, 100)
+    if half: _channels_last(task.net)
+    opt = task.configure_optimizers()['optimizer']
+    def f():
+        with torch.autocast('cpu', torch.bfloat16, enabled=half): loss = task.training_step(b, 0)
+        opt.zero_grad()
+        loss.backward()
+        opt.step()
+        return loss.item()
+    return f
+
+def row(name, q, gs, half, rounds):
+    b = Batches([gs], 1, q.batch, q.patch, q.protocol, q.scaling, how=q.wald)[0]
+    what,full = f'{name}, {q.batch} x {q.patch} px',step(name, q, b, False)
+    if half:
+        r = race(what, full, step(name, q, b, True), .05, goals.get(name, np.nan), rounds)
+        return dict(name=what, fp32_per_s=1e3/r.pop('peer_ms'), bf16_per_s=1e3/r.pop('ours_ms')) | r
+    full()
+    return dict(name=what, fp32_per_s=1e3/np.median([clock(full) for _ in range(rounds)]), said='')
+
+goals = {'PreMix-B': 2, 'FusionNet': 2}
+
+def main(*names, rounds=3, n=256, **sizes): # sizes: of the recipe
+    folder = Path(tempfile.mkdtemp())
+    for i,s in enumerate(('QB', 'IKONOS')): save_scene(made_up(s, n, i).assign_attrs(split='train'), folder/f'{s}.nc')
+    gs,half = grounds(folder),native()
+    cut = Batches([gs], 1000, 16, min(64, n//2), scaling='gs')
+    for t in range(40): cut[t]
+    print(f'a batch of 16 patches: {np.median([clock(lambda: cut[t]) for t in range(40)]):.1f} ms to cut')
+    if not half: print('this processor has neither avx512_bf16 nor amx_bf16: 16 bits are skipped')
+    rows = [row(m, replace(recipes.recipe(m, 'board'), lr=1e-6, **sizes), gs, half, rounds) for m in names or [*five, 'FusionNet', 'PanNet']]
+    return show(rows, 'training steps a second, recipe board')
+
+if __name__=='__main__': go(main)

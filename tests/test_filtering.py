@@ -1,5 +1,5 @@
 "Predictive filtering and the branch filters beyond what their pages show: dtypes, layouts, borders, memory, other people's code."
-import importlib.util, os, subprocess, sys
+import importlib.util, os, subprocess, sys, threading
 import pytest, torch, torch.nn.functional as F
 import pansharp_nb.layers.filtering as mod
 from pansharp_nb.layers.branches import equalisation_stats, equalise, high_pass, subsample
@@ -7,6 +7,13 @@ from pansharp_nb.layers.filtering import PredictiveFilter, predictive_filter, un
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
 devices = ['cpu', pytest.param('cuda', marks=gpu)]
+
+@pytest.fixture
+def threads(request):
+    n = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(n)
 
 def make(B=2, C=3, K=5, H=23, W=19, one=False, dtype=torch.float64, device='cpu', cl=False, seed=0):
     g = torch.Generator().manual_seed(seed)
@@ -30,17 +37,16 @@ def test_sides(H, W): agree(*make(1, 4, 5, H, W), 4)
 
 def test_many_bands_and_images(): agree(*make(5, 16, 3, 40, 30), 16)
 
+def cut(n): return lambda k: [(i, min(i+n, k.shape[3])) for i in range(0, k.shape[3], n)]
+
+@pytest.mark.parametrize('threads', [1, 3], indirect=True)
 @pytest.mark.parametrize('cl', [False, True])
-def test_strip_borders(cl, monkeypatch):
-    "Strips shorter than the window's half are mirrored and folded rightly."
+def test_strip_borders(cl, threads, monkeypatch):
+    "Strips shorter than the window's half are mirrored and folded rightly, side by side too."
     x,k,g = make(K=7, H=17, cl=cl)
-    strips = mod._strips
-    for n in (1, 2, 3, 5):
-        def short(k):
-            for i in range(0, k.shape[3], n): yield i, min(i+n, k.shape[3]), k[..., i:i+n, :].unbind(2)
-        monkeypatch.setattr(mod, '_strips', short)
+    for n in (1, 2, 3, 5, 6, 7, 16):
+        monkeypatch.setattr(mod, '_strips', cut(n))
         agree(x, k, g, 3)
-    monkeypatch.setattr(mod, '_strips', strips)
 
 def test_gradcheck():
     for one in (False, True):
@@ -122,11 +128,68 @@ def test_second_derivative_raises():
     x,k,g = make()
     with pytest.raises(RuntimeError, match='no second derivative'): torch.autograd.grad(predictive_filter(x, k), x, g, create_graph=True)
 
+# --- threads -----------------------------------------------------------------------------------------------------------
+
+def bits(x, k, g, C, m, h):
+    "Result and gradients, and the module's at inference."
+    y = predictive_filter(x, k, C)
+    with torch.no_grad(): return [y, *torch.autograd.grad(y, (x, k), g), m(h, x)]
+
+@pytest.mark.parametrize('one', [False, True])
+@pytest.mark.parametrize('cl', [False, True])
+@pytest.mark.parametrize('B,K,H,W', [(1, 5, 190, 160), (3, 3, 130, 170), (1, 11, 70, 128)])
+def test_same_bytes_whatever_the_threads(B, K, H, W, cl, one):
+    x,k,g = make(B, 4, K, H, W, one, torch.float32, cl=cl)
+    torch.manual_seed(0)
+    m,h = PredictiveFilter(2, 4, K), torch.rand(B, 2, H, W)
+    was,all = torch.get_num_threads(),[]
+    for n in (1, 2, 5, 2):
+        torch.set_num_threads(n)
+        all.append(bits(x, k, g, 4, m, h))
+        assert torch.get_num_threads()==n
+    torch.set_num_threads(was)
+    for a in all[1:]: assert [torch.equal(p, q) for p,q in zip(a, all[0])]==[True]*4
+
+@pytest.mark.parametrize('threads', [2, 3], indirect=True)
+def test_strips_are_the_work_of_threads_that_are_alone(threads, monkeypatch):
+    seen,apply = [],mod._apply
+    def spy(*a):
+        seen.append((threading.get_ident(), torch.get_num_threads()))
+        return apply(*a)
+    monkeypatch.setattr(mod, '_apply', spy)
+    m,h,x = PredictiveFilter(4, 4, 5), torch.rand(1, 4, 300, 256), torch.rand(1, 4, 300, 256)
+    with torch.no_grad(): m(h, x)
+    assert len(seen)>threads and {n for _,n in seen}=={1}
+    assert threading.get_ident() not in {i for i,_ in seen} and len({i for i,_ in seen})<=threads
+    later = []
+    t = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+    t.start()
+    t.join()
+    assert later==[threads]==[torch.get_num_threads()] # nobody else is left alone
+
+@pytest.mark.parametrize('threads', [1, 2], indirect=True)
+def test_modes_go_along(threads):
+    "Precision and inference mode are the caller's; a failure in a strip is the caller's too."
+    m,h,x = PredictiveFilter(2, 4, 5), torch.rand(1, 2, 160, 140), torch.rand(1, 4, 160, 140)
+    with torch.no_grad(): want = m(h, x)
+    with torch.inference_mode():
+        y = m(h, x)
+        assert y.is_inference() and torch.equal(y, want)
+        assert torch.equal(m(h.clone(), x.clone()), want)
+    with torch.no_grad():
+        for kind in (torch.bfloat16, torch.float16):
+            with torch.autocast('cpu', kind):
+                y = m(h, x)
+                assert torch.equal(y, predictive_filter(x, m.predictor(h))) and not torch.equal(y, want)
+        assert torch.equal(m(h, x), want) and not y.requires_grad
+        with pytest.raises(RuntimeError, match='same dtype|type'): m(h.double(), x)
+
 # --- the module --------------------------------------------------------------------------------------------------------
 
+@pytest.mark.parametrize('threads', [1, 2], indirect=True)
 @pytest.mark.parametrize('device', devices)
 @pytest.mark.parametrize('K,one,cl', [(1, False, False), (3, True, True), (5, False, True), (5, True, False)])
-def test_module_by_strips(K, one, cl, device, monkeypatch):
+def test_module_by_strips(K, one, cl, device, threads):
     torch.manual_seed(0)
     m = PredictiveFilter(6, 3, K).double().to(device)
     h,x = torch.rand(2, 6, 41, 25, dtype=torch.float64, device=device), torch.rand(2, 1 if one else 3, 41, 25, dtype=torch.float64, device=device)
@@ -136,7 +199,8 @@ def test_module_by_strips(K, one, cl, device, monkeypatch):
     with torch.no_grad():
         for n in (1, 2, 7, 40): torch.testing.assert_close(mod._by_strips(m.predictor, h, x, 3, n), want)
 
-def test_module_never_makes_all_kernels():
+@pytest.mark.parametrize('threads', [1, 2], indirect=True)
+def test_module_never_makes_all_kernels(threads):
     "At inference no convolution returns more than a share of the rows; a hook on the predictor, and training, see all."
     from torch.utils._python_dispatch import TorchDispatchMode
     class Rows(TorchDispatchMode):

@@ -9,6 +9,7 @@ __all__ = ['constexpr', 'unfold_filter', 'predictive_filter', 'PredictiveFilter'
 import numpy as np, torch, torch.nn.functional as F
 from functools import lru_cache
 from math import isqrt
+from ..threads import each
 from torch import nn, Tensor
 
 # %% ../../nbs/layers/filtering.ipynb #4c8e9dc1
@@ -39,20 +40,27 @@ def _pad(x, i, j, p): # rows i to j and p more on all sides, mirrored about the 
 
 def _shift(z, t, K): return z[..., t//K:z.shape[2]-K+1+t//K, t%K:z.shape[3]-K+1+t%K]
 
-# %% ../../nbs/layers/filtering.ipynb #9935b41f
-def _strips(k): # k (B, C, K*K, H, W) -> first row, last row + 1, one (B, C, rows, W) a tap
-    B,C,T,H,W = k.shape
-    plain = k.stride(-1)==1 or W==1
-    n = max(8, 3*2**17//(B*C*W)) if plain else max(1, 2**20//(B*C*T*W))
-    for i in range(0, H, n):
-        s = k[..., i:i+n, :]
-        yield i, i+s.shape[3], (s if plain else s.contiguous()).unbind(2)
+# %% ../../nbs/layers/filtering.ipynb #22e8aaa3
+def _plain(k): return k.stride(-1)==1 or k.shape[-1]==1
 
+def _strips(k): # k (B, C, K*K, H, W) -> the strips' first rows and last rows + 1
+    T,H = k.shape[2:4]
+    row = k[:, :, 0, 0].numel()
+    n = max(8, min(max(row*H//4, 2**15), 2**17)//row)
+    if not _plain(k): n = max(1, min(n, 2**20//(row*T)))
+    return [(i, min(i+n, H)) for i in range(0, H, n)]
+
+def _taps(k, i, j): # one (B, C, rows, W) a tap
+    s = k[..., i:j, :]
+    return (s if _plain(k) else s.contiguous()).unbind(2)
+
+# %% ../../nbs/layers/filtering.ipynb #60dd42ba
 def _forward(x, k, y, at=0): # k and y (zeros): rows of x from `at` on
     K = isqrt(k.shape[2])
-    for i,j,taps in _strips(k):
-        z,o = _pad(x, at+i, at+j, K//2),y[..., i:j, :]
-        for t,w in enumerate(taps): o.addcmul_(w, _shift(z, t, K))
+    def strip(s):
+        z,o = _pad(x, at+s[0], at+s[1], K//2),y[..., slice(*s), :]
+        for t,w in enumerate(_taps(k, *s)): o.addcmul_(w, _shift(z, t, K))
+    list(each(strip, _strips(k), x, k))
 
 # %% ../../nbs/layers/filtering.ipynb #66618c51
 def _windows(z, K): return z.unfold(2, K, 1).unfold(3, K, 1).permute(0, 1, 4, 5, 2, 3) # a view (B, C, K, K, H, W)
@@ -69,17 +77,18 @@ def _fold(gx, gz, i, j, p): # the transpose of `_pad`, added to gx
 
 # %% ../../nbs/layers/filtering.ipynb #6664b2eb
 def _backward(x, k, g, gx, gk): # gx zeros like x, gk like k; either may be None
-    K,one = isqrt(k.shape[2]),x.shape[1]<k.shape[1]
-    for i,j,taps in _strips(k):
-        d = g[..., i:j, :]
-        z = _pad(x, i, j, K//2)
-        if gk is not None: torch.mul(_windows(z, K), d[:, :, None, None], out=gk.unflatten(2, (K, K))[..., i:j, :])
-        if gx is None: continue
+    K,one,parts = isqrt(k.shape[2]),x.shape[1]<k.shape[1],_strips(k)
+    def strip(s):
+        d,z = g[..., slice(*s), :],_pad(x, *s, K//2)
+        if gk is not None: torch.mul(_windows(z, K), d[:, :, None, None], out=gk.unflatten(2, (K, K))[..., slice(*s), :])
+        if gx is None: return
         gz = gx.new_zeros(z.shape)
-        for t,w in enumerate(taps):
+        for t,w in enumerate(_taps(k, *s)):
             if one: _shift(gz, t, K).add_((w*d).sum(1, keepdim=True))
             else: _shift(gz, t, K).addcmul_(w, d)
-        _fold(gx, gz, i, j, K//2)
+        _fold(gx, gz, *s, K//2)
+    apart = 1 + -(-(K-1)//parts[0][1])
+    for i in range(apart): list(each(strip, parts[i::apart], x, k))
 
 # %% ../../nbs/layers/filtering.ipynb #4851f244
 def _empty(k):
@@ -205,9 +214,9 @@ class PredictiveFilter(nn.Module):
         h:Tensor, # features `(B, dim, H, W)`
         x:Tensor  # image `(B, C, H, W)`, or one band `(B, 1, H, W)`
     )->Tensor:    # `(B, C, H, W)`
-        B,_,H,W = h.shape
-        n = max(1, 2**(22 if h.device.type=='cpu' else 27)//(B*self.predictor.out_channels*W))
-        whole = n>=H or torch.is_grad_enabled() or torch.compiler.is_compiling() or self.predictor._forward_hooks
+        most = 2**(21 if h.device.type=='cpu' else 27)//(len(h)*self.predictor.out_channels*h.shape[3]) # rows
+        n = 2**max(0, most.bit_length()-1) # sides are often powers of two: equal shares
+        whole = n>=h.shape[2] or torch.is_grad_enabled() or torch.compiler.is_compiling() or self.predictor._forward_hooks
         return predictive_filter(x, self.predictor(h), self.bands) if whole else _by_strips(self.predictor, h, x, self.bands, n)
 
 # %% ../../nbs/layers/filtering.ipynb #58061e8c
@@ -219,4 +228,4 @@ def _by_strips(conv, h, x, C, n): # n rows at a time
         z = F.pad(h[..., max(i-p, 0):j+p, :], (0, 0, max(p-i, 0), max(j+p-H, 0)))
         k = F.conv2d(z, conv.weight, conv.bias, padding=(0, p))
         return _apply(x, k.unflatten(1, (C, -1)), i)
-    return torch.cat([strip(i) for i in range(0, H, n)], 2)
+    return torch.cat(list(each(strip, range(0, H, n), h)), 2)

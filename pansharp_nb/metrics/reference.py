@@ -14,6 +14,7 @@ from itertools import repeat
 from torch import Tensor
 from ..data.degrade import pad
 from ..data.units import per_unit
+from ..threads import each
 
 # %% ../../nbs/metrics/reference.ipynb #76ff5869
 _roles = 'x', 'y', 'exp', 'm', 'ms', 'pan', 'low', 'z'
@@ -100,7 +101,8 @@ def tiles(
     n = min(max(room//(halo+64), 1), B)
     k = max(room//n-halo, 2*halo, 32)//step*step or step
     at = [(i, j) for i in range(0, H-halo, k) for j in range(0, W-halo, c)]
-    def one(zs): return join([f(*(a[..., i:i+k+halo, j:j+c+halo] for a in zs)) for i,j in at])
+    def tile(zs, i, j): return f(*(a[..., i:i+k+halo, j:j+c+halo] for a in zs))
+    def one(zs): return join(list(each(lambda s: tile(zs, *s), at, *zs)))
     return torch.cat([one(zs) for zs in zip(*(a.split(n) for a in z))])
 
 # %% ../../nbs/metrics/reference.ipynb #2b25d1b2
@@ -304,9 +306,9 @@ def _box(z, n): # sums over n x n windows, n a power of two
 
 # %% ../../nbs/metrics/reference.ipynb #dfca7dd0
 def _dense(*z, pairs, n): # pairs of slices of the planes; n side of the window
-    z = torch.cat(z, 1)
-    e,N,c = z.new_tensor(_tiny(z)),n*n,z[..., ::8, ::8].mean((2, 3), keepdim=True)
-    z -= c
+    c = [a[..., ::8, ::8].mean((2, 3), keepdim=True) for a in z]
+    z,c = (torch.cat(t, 1) if len(t)>1 else t[0] for t in ([a-b for a,b in zip(z, c)], c))
+    e,N = z.new_tensor(_tiny(z)),n*n
     s,a = _box(z, n),_box(z*z, n)
     v = torch.addcmul(a, s, s, value=-1/N)
     few,faint = 8*torch.finfo(z.dtype).eps,N*_faint(c)
@@ -318,8 +320,8 @@ def _dense(*z, pairs, n): # pairs of slices of the planes; n side of the window
     def q(i, j):
         c = torch.addcmul(_box(z[:, i]*z[:, j], n), s[:, i], s[:, j], value=-1/N)
         c = (c.masked_fill(flat[:, i] | flat[:, j], 0) if some else c).add_(e)
-        c = c*torch.addcmul(e, m[:, i], m[:, j])
-        return (c/((v[:, i]+v[:, j])*(m2[:, i]+m2[:, j]))).sum((2, 3))
+        d = (v[:, i]+v[:, j]).mul_(m2[:, i]+m2[:, j])
+        return c.mul_(torch.addcmul(e, m[:, i], m[:, j])).div_(d).sum((2, 3))
     return 4*torch.cat([q(i, j) for i,j in pairs], 1)
 
 # %% ../../nbs/metrics/reference.ipynb #1d9f4c57
