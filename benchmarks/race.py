@@ -21,7 +21,7 @@ def clock(f):
 
 def elsewhere():
     "CPU seconds of all other processes since the machine started; not a number where the system does not say."
-    try: ticks = Path('/proc/stat').read_text().split()[1:4] # user, nice, system
+    try: ticks = Path('/proc/stat').read_text('utf-8').split()[1:4] # user, nice, system
     except OSError: return np.nan
     return sum(map(int, ticks))/os.sysconf('SC_CLK_TCK') - time.process_time()
 

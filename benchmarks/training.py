@@ -20,7 +20,7 @@ warnings.filterwarnings('ignore', '.*self.log') # nobody listens here
 
 def native():
     "Does this processor multiply in bfloat16?"
-    try: words = Path('/proc/cpuinfo').read_text().split()
+    try: words = Path('/proc/cpuinfo').read_text('utf-8').split()
     except OSError: return False
     return not {'avx512_bf16', 'amx_bf16'}.isdisjoint(words)
 

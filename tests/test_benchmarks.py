@@ -17,7 +17,7 @@ def rows(capsys): # names of the printed table
 
 def test_all_of_make_bench_are_here():
     root = Path(__file__).parents[1]
-    recipe = next(l for l in (root/'Makefile').read_text().splitlines() if 'benchmarks/' in l)
+    recipe = next(l for l in (root/'Makefile').read_text('utf-8').splitlines() if 'benchmarks/' in l)
     assert set(recipe.split(' in ')[1].split(';')[0].split()) == {p.stem for p in (root/'benchmarks').glob('*.py')}-{'race'}
 
 def test_machine(bench, capsys):

@@ -109,7 +109,7 @@ def test_words_beside_the_file(two):
     a,b,*_ = two
     one,words = '<PAMRasterBand band="{}"><Description>{}</Description></PAMRasterBand>',('Red', 'Green', 'Blue', 'NIR')
     text = ''.join(one.format(i+1, w) for i,w in enumerate(words))
-    (a.parent/'ms.tif.aux.xml').write_text(f'<PAMDataset>{text}</PAMDataset>')
+    (a.parent/'ms.tif.aux.xml').write_text(f'<PAMDataset>{text}</PAMDataset>', 'utf-8')
     assert said(a, 'QB', b)[0].bands[:3]==['R', 'G', 'B']
 
 def test_words_of_netcdf(tmp_path):
@@ -157,7 +157,7 @@ def test_masks(two, inside, which):
 
 def test_a_mask_that_is_none(two):
     a,b,ms,_ = two
-    (a.parent/'ms.tif.msk').write_text('<GDAL_WMS/>')
+    (a.parent/'ms.tif.msk').write_text('<GDAL_WMS/>', 'utf-8')
     ds,line = said(a, 'QB', b)
     assert (ds.ms.values==ms).all() and 'ms.tif.msk' in line
 
@@ -241,7 +241,7 @@ def landsat(d, prefix, bands, px=30, level='L1TP', mid='', pan=True, mtl=None):
     stem = f'{prefix}_{level}_017051_20151205_20200908_02_T1'
     for b in bands: tif(d/f'{stem}_{mid}B{b}.TIF', ms[b-1]+np.uint16(b), grid(px))
     if pan: tif(d/f'{stem}_B8.TIF', p[:-1, :-1], grid(px/2, 5e5+px/4, 6e6-px/4))
-    if mtl: (d/f'{stem}_MTL.txt').write_text(f'GROUP = X\n  SPACECRAFT_ID = "{mtl}"\n')
+    if mtl: (d/f'{stem}_MTL.txt').write_text(f'GROUP = X\n  SPACECRAFT_ID = "{mtl}"\n', 'utf-8')
     return d
 
 SIX = ['B', 'G', 'R', 'NIR', 'SWIR1', 'SWIR2']
@@ -314,7 +314,7 @@ def test_a_pan_of_another_place(tmp_path, two):
 def test_world_files(tmp_path, two):
     "MS by a world file alone, PAN with a coordinate system of its own; JPEG and PNG, too."
     _,b,ms,pan = two
-    def world(f, px): f.write_text(f'{px}\n0\n0\n{-px}\n{5e5+px/2}\n{6e6-px/2}\n')
+    def world(f, px): f.write_text(f'{px}\n0\n0\n{-px}\n{5e5+px/2}\n{6e6-px/2}\n', 'utf-8')
     a = tif(tmp_path/'bare.tif', ms)
     world(tmp_path/'bare.tfw', 2.4)
     ds,_ = said(a, 'QB', b)
@@ -323,7 +323,7 @@ def test_world_files(tmp_path, two):
     world(tmp_path/'m.pgw', 2.4), world(tmp_path/'p.pgw', .6)
     ds,line = said(m, 'QB', p)
     assert ds.ms.shape==(3, 11, 10) and ds.bands==['R', 'G', 'B'] and 'common ground' in line
-    (tmp_path/'m.pgw').write_text('1\n2\n')
+    (tmp_path/'m.pgw').write_text('1\n2\n', 'utf-8')
     refused(m, 'm.pgw', 'world file', sensor='QB', pan=p)
 
 @pytest.mark.parametrize('dtype', ['int16', 'int32', 'float32'])
@@ -371,7 +371,7 @@ def test_nodata_that_cannot_occur(tmp_path, nd):
     a,b = tif(tmp_path/'ms.tif', ms, grid(2.4)),tif(tmp_path/'pan.tif', pan, grid(.6))
     for f in (a, b):
         note = f'<PAMRasterBand band="1"><NoDataValue>{nd}</NoDataValue></PAMRasterBand>'
-        (f.parent/f'{f.name}.aux.xml').write_text(f'<PAMDataset>{note}</PAMDataset>')
+        (f.parent/f'{f.name}.aux.xml').write_text(f'<PAMDataset>{note}</PAMDataset>', 'utf-8')
     ds,line = said(a, 'QB', b)
     assert (nodata_mask(ds).all(1)==(np.arange(12)<2)).all() and 'does not count' in line
 
@@ -424,7 +424,7 @@ def vrt(path, source, relative=1, band='', extra=''):
         '</SimpleSource></VRTRasterBand>'
     place = '<GeoTransform>5e5, 2.4, 0, 6e6, 0, -2.4</GeoTransform>'
     bands = ''.join(one.format(i) for i in range(1, 5))
-    path.write_text(f'<VRTDataset rasterXSize="10" rasterYSize="12">{place}{bands}</VRTDataset>')
+    path.write_text(f'<VRTDataset rasterXSize="10" rasterYSize="12">{place}{bands}</VRTDataset>', 'utf-8')
     return path
 
 def test_vrt_of_local_images(two, tmp_path):
@@ -458,7 +458,7 @@ def texts(port, path):
 @pytest.mark.parametrize('text', ['vrt', 'wms', 'url', 'stac', 'wmts'])
 def test_texts_are_no_images(tmp_path, two, port, end, text):
     f = tmp_path/f'x{end}'
-    f.write_text(texts(port, two[0])[text])
+    f.write_text(texts(port, two[0])[text], 'utf-8')
     refused(f, sensor='QB', pan=False)
 
 @pytest.mark.parametrize('source', ['/vsicurl/http://127.0.0.1:{}/a.tif', 'http://127.0.0.1:{}/a.tif',
@@ -466,7 +466,7 @@ def test_texts_are_no_images(tmp_path, two, port, end, text):
     '&lt;GDAL_WMS/&gt;', 'text.tif', 'pipe.tif', 'no.tif', '', '.'])
 def test_vrt_that_reaches_out(two, tmp_path, port, source):
     vrt(tmp_path/'inner.vrt', 'ms.tif')
-    (tmp_path/'text.tif').write_text('<GDAL_WMS/>')
+    (tmp_path/'text.tif').write_text('<GDAL_WMS/>', 'utf-8')
     if hasattr(os, 'mkfifo'): os.mkfifo(tmp_path/'pipe.tif')
     refused(vrt(tmp_path/'v.vrt', source.format(port)), sensor='QB', pan=two[1], name='v.vrt')
 
@@ -478,7 +478,7 @@ def test_vrt_that_does_more(two, tmp_path, kw): refused(vrt(tmp_path/'v.vrt', 'm
 
 def test_vrt_with_entities(two, tmp_path):
     f = vrt(tmp_path/'v.vrt', 'ms.tif')
-    f.write_text('<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/hostname">]>'+f.read_text().replace('ms.tif', '&a;'))
+    f.write_text('<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/hostname">]>'+f.read_text('utf-8').replace('ms.tif', '&a;'), 'utf-8')
     refused(f, 'entities', sensor='QB', pan=two[1])
 
 def test_what_lies_beside(two, port):
@@ -488,7 +488,7 @@ def test_what_lies_beside(two, port):
     with rasterio.open(a, 'r+') as f: f.update_tags(ns='OVERVIEWS', OVERVIEW_FILE=t['url'])
     note = f'<Metadata domain="OVERVIEWS"><MDI key="OVERVIEW_FILE">{t["url"]}</MDI></Metadata>'
     beside = {'.ovr': t['wms'], '.msk': t['wms'], '.aux.xml': f'<PAMDataset>{note}</PAMDataset>'}
-    for e,o in beside.items(): (a.parent/f'ms.tif{e}').write_text(o)
+    for e,o in beside.items(): (a.parent/f'ms.tif{e}').write_text(o, 'utf-8')
     assert (said(a, 'QB', b)[0].ms.values==ms).all()
 
 def test_hdf5_that_lies_elsewhere(tmp_path):
@@ -603,7 +603,7 @@ def test_small_files_that_declare_much(tmp_path):
     (d/'c.mat').write_bytes((d/'c.mat').read_bytes().replace(np.array([2, 2, 4], 'i4').tobytes(),
         np.array([n, n, 4], 'i4').tobytes()))
     header = f'samples = {n}\nlines = {n}\nbands = 4\ndata type = 12\ninterleave = bsq\nbyte order = 0\n'
-    (d/'e.hdr').write_text(f'ENVI\n{header}')
+    (d/'e.hdr').write_text(f'ENVI\n{header}', 'utf-8')
     (d/'e.img').write_bytes(bytes(1000))
     files = [f for f in d.iterdir()]
     assert max(f.stat().st_size for f in files)<1e6
@@ -782,7 +782,7 @@ def test_a_folder_of_matlab_files(tmp_path):
     ms,pan = pair(h=64, w=64)
     for n in range(3): scipy.io.savemat(tmp_path/f'qb_{n}.mat', dict(I_MS=hwc(ms), I_PAN=pan))
     np.savez(tmp_path/'qb_3.npz', ms=ms, pan=pan)
-    (tmp_path/'notes.txt').write_text('x')
+    (tmp_path/'notes.txt').write_text('x', 'utf-8')
     assert [f.name for f in patches.sources(tmp_path)]==['qb_0.mat', 'qb_1.mat', 'qb_2.mat', 'qb_3.npz']
     with warnings.catch_warnings(action='ignore'): assert len(patches.grounds(tmp_path))==4
     for f in tmp_path.iterdir(): f.unlink()

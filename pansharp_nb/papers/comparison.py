@@ -37,7 +37,10 @@ def ours(
 )->pd.DataFrame:
     "Tidy scores of these methods."
     if scenes=='auto' and profile['name']=='paper':
-        d = pd.concat([boards.scores(p, convention, wald) for p in (protocol, dict(reduced='truth', full='truth_full')[protocol])])
+        kinds = protocol,dict(reduced='truth', full='truth_full')[protocol]
+        found = [d for p in kinds if (d := boards.scores(p, convention, wald)) is not None]
+        if not found: raise ValueError('no scores in reports/boards: make them with pansharp_nb.papers.boards, or name a profile')
+        d = pd.concat(found)
         return d[d.method.isin([*methods, 'EXP', 'GSA'])]
     scenes = 'made-up' if scenes=='auto' else scenes
     found,_ = scoring.gather(scenes, profile['sensors'] if sensors=='all' else sensors, protocol, profile['size'], seed)

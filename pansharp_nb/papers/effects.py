@@ -102,8 +102,8 @@ def floor_fault(
     "Who is below the floor."
     d = scores[scores.metric==metric].pivot_table(index='scene', columns='method', values='value')*(-1 if metric in lower else 1)
     def below(m, base): # on the scenes that both have
-        both = d[[m, base]].dropna() if {m, base}<=set(d) else d[[]]
-        return bool(len(both)) and both[m].mean()<both[base].mean()
+        both = d[[m, base]].dropna() if {m, base}<=set(d) else ()
+        return len(both)>0 and bool(both[m].mean()<both[base].mean())
     a,trained = [a] if isinstance(a, str) else a,set(scores[scores.weights!='-'].method)
     low = [f'{m} is below GSA' for m in a if m in trained and below(m, 'GSA')]
     return ', '.join([*low, *(f'{m} is below EXP' for m in (*a, *over) if m in trained and m not in flat and below(m, 'EXP'))])
