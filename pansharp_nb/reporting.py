@@ -125,7 +125,7 @@ def rgb(
 # %% ../nbs/reporting.ipynb #4c869ea5
 def _busiest(p, n, keep): # (H, W) -> first row and column of the n x n box with most detail that leaves the last keep rows and columns free
     z,step = torch.as_tensor(p)[None, None],max(1, n//4)
-    v = F.avg_pool2d((z-F.avg_pool2d(z, 3, 1, 1)).abs(), n, step)[0, 0]
+    v = F.avg_pool2d((z-F.avg_pool2d(z, 3, 1, 1, count_include_pad=False)).abs(), n, step)[0, 0]
     rows,cols = ((torch.arange(k)*step+n>size-keep) for k,size in zip(v.shape, p.shape))
     v = v.masked_fill(rows[:, None] & cols, -1)
     return tuple(step*int(i) for i in divmod(int(v.argmax()), v.shape[1]))
@@ -337,6 +337,7 @@ def jpeg(
 
 class Pictures(dict):
     "Caption -> `jpeg`; a notebook shows them."
+    def __repr__(self): return '\n'.join(self)
     def _repr_html_(self):
         return ''.join(f'<figure><img src="data:image/jpeg;base64,{f}"><figcaption>{html.escape(plain(c))}</figcaption></figure>' for c,f in self.items())
 
