@@ -106,6 +106,7 @@ def _method(net, q, texts): # `judged`'s
 
 def _label(card): return f'{card["name"]}/{card["seed"]}@{card["sha256"][:8]}'
 
+# %% ../../nbs/papers/boards.ipynb #1ff53d2f
 def keeper(
     model:str, ds,          # a network; a Scene of `folds`, or a made-up one
     way:str='built', home=None # as in `fold_scores`

@@ -180,7 +180,8 @@ def pictures(
                     why[m] = f'{m} is missing: {e}'
                     continue
                 got = scoring.judge(fused[called][None].double(), ms.double(), pan.double(), ref if ref is None else ref.double(), cam)
-                rows += [dict(method=called, scene=name, sensor=cam.name, protocol=protocol, metric=k, value=v, seed=0, profile=s['name'], weights='-') for k,v in got.items()]
+                about = dict(method=called, scene=name, sensor=cam.name, protocol=protocol, seed=0, profile=s['name'], weights='-')
+                rows += [about | dict(metric=k, value=v) for k,v in got.items()]
             scale = 'at full scale with its truth' if made else f'at {protocol} resolution'
             said = f"{name}, {scale} ({ds.attrs['licence']})"
             figures[said] = reporting.jpeg(reporting.strip(pan[0], fused, None if ref is None else ref[0], reporting.rgb_bands(ds)))
