@@ -48,8 +48,10 @@ def _call(fn, *args, **kw): # a bad argument value is a wrong call, not a failed
     try: return fn(*args, **kw)
     except ValueError as e: raise typer.BadParameter(str(e)) from None
 
+_scored = b'method,scene,sensor,protocol,' # how a table of scores begins: nothing else is replaced by one
+
 def _place(*args, **kw): # so is a place that cannot be written
-    try: return target(*args, **kw)
+    try: return target(*args, **kw, head=_scored)
     except OSError as e: raise typer.BadParameter(str(e)) from None
 
 # %% ../nbs/cli.ipynb #1444e0c5
@@ -143,16 +145,18 @@ def judge(
     convention:Annotated[Convention, Option(help='metric conventions')]='toolbox',
     sensor:Annotated[str, Option(help="overrides the file's sensor")]=None,
     bits:Annotated[int, Option(min=0, max=32, help="significant bits of a number, 0 for reflectance; overrides the file's")]=None,
+    sample:Annotated[int, Option(min=0, help='which one, where a file holds many')]=None,
     out:Annotated[Path, Option('-o', '--out', help='CSV to write; default standard output')]=None):
     "Score a fused image: method,scene,sensor,protocol,metric,value,seed,profile,weights."
-    from pansharp_nb.data.scenes import open_image, open_scene
+    from pansharp_nb.data.scenes import open_image, open_scene, samples
     from pansharp_nb.scoring import judge_image
     inputs = [p for p in (fused, ms, pan, reference) if p]
     if lost := [str(p) for p in inputs if not p.exists()]: raise typer.BadParameter(f'no such file: {", ".join(lost)}')
     if out: _place(out, inputs)
-    ds = open_scene(ms, sensor, pan, bits=bits)
-    true = None if reference is None else open_image(reference)
-    _put([judge_image(open_image(fused), ds, reference=true, name=fused.stem, convention=convention.value)], out)
+    if sample is None and len(samples(ms))>1: raise typer.BadParameter(f'{ms} holds {len(samples(ms))} samples: choose one (--sample)')
+    ds = open_scene(ms, sensor, pan, index=(sample or 0) if len(samples(ms))>1 else 0, bits=bits)
+    x,true = (p and open_image(p, sample, ds) for p in (fused, reference))
+    _put([judge_image(x, ds, reference=true, name=fused.stem, convention=convention.value)], out)
 
 # %% ../nbs/cli.ipynb #b686d525
 # chkstyle: skip
@@ -205,7 +209,13 @@ def _pairs(args, source): # ['-p', 'seed', '1', ...] -> parameters the notebook 
     def value(v): # YAML, but 1e-3 is a number
         with contextlib.suppress(ValueError): return int(v) if v.lstrip('+-').isdigit() else float(v)
         return yaml.safe_load(v)
-    return {n: value(v) for _,n,v in triples}
+    def typed(n, v): # as the notebook's comment says
+        try: got = value(v)
+        except yaml.YAMLError: raise typer.BadParameter(f'-p {n} {v}: not readable; quote it') from None
+        kind = known[n]['inferred_type_name'].split()[:1]
+        if kind==['int'] and type(got) is not int: raise typer.BadParameter(f'-p {n} {v}: a whole number is meant')
+        return got
+    return {n: typed(n, v) for _,n,v in triples}
 
 # %% ../nbs/cli.ipynb #089a17f8
 def _clone(): # the folder whose notebooks run: the user's own, or nobody's
@@ -347,6 +357,8 @@ def main(
     debug = '--debug' in argv
     if debug: argv.remove('--debug')
     with warnings.catch_warnings():
+        warnings.resetwarnings() # what we have to say does not hang on PYTHONWARNINGS
+        for c in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning): warnings.simplefilter('ignore', c)
         warnings.showwarning = _say
         try:
             with stoppable(): return app(argv, standalone_mode=False, prog_name='pansharp-nb') or 0
@@ -360,5 +372,6 @@ def main(
             return 2
         except (Exception, KeyboardInterrupt) as e:
             if debug: raise
-            _say(str(e) or type(e).__name__)
+            alone = isinstance(e, OSError) and e.errno and not e.filename and str(e).startswith('[Errno')
+            _say(f'cannot write the answer: {e.strerror}; send it to a file elsewhere (-o)' if alone else str(e) or type(e).__name__)
             return 1

@@ -55,9 +55,12 @@ def target(
     path,         # what will be written
     inputs=(),    # what is read meanwhile
     folder=False, # is it a folder? it is made
+    head=b''      # how a file begins that may be replaced; '' is any
 )->Path:
     "The path, once it is certain that it can be written; else `OSError` in one line."
     p = Path(path).expanduser()
+    try: p.exists()
+    except OSError as e: raise OSError(f'{str(p)[:60]}...: {e.strerror}; choose another output') from None
     same = [i for i in inputs if p.exists() and Path(i).exists() and os.path.samefile(p, i)]
     if same and not folder: raise OSError(f'{p} is also an input: choose another output')
     if folder: return _folder(p)
@@ -67,7 +70,11 @@ def target(
     if not at.is_dir(): raise OSError(f'no folder {at}: make it, or choose another output')
     if not os.access(at, os.W_OK | os.X_OK): raise OSError(f'{at} cannot be written: choose another output')
     if p.exists() and not os.access(p, os.W_OK): raise OSError(f'{p} is write-protected: choose another output')
+    if p.exists() and not _begins(p, head): raise OSError(f'{p} is there and nothing of ours: choose another output, or delete it')
     return p
+
+def _begins(p, head): # an empty file is nobody's
+    with p.open('rb') as f: return f.read(len(head)) in (b'', head)
 
 def _folder(p):
     try:
@@ -90,7 +97,9 @@ def owned(
     except Timeout: raise RuntimeError(f'{what} is at work in {folder}: wait for it, or choose another folder') from None
     except OSError as e: raise OSError(f'cannot lock {folder}: {e.strerror or e}; choose another folder') from None
     try: yield Path(folder)
-    finally: lock.release()
+    finally:
+        with suppress(OSError): Path(lock.lock_file).unlink() # whoever waits for it sees that it is gone
+        lock.release()
 
 # %% ../nbs/writing.ipynb #cc1eab15
 class Stopped(BaseException):

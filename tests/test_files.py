@@ -778,6 +778,102 @@ def test_somebodys_image(tmp_path, how):
     f.write_bytes(b'junk')
     with pytest.raises(ValueError, match=f.name): open_image(f)
 
+def image(path, like, index=None): # an image beside a scene, and the one line about it
+    with warnings.catch_warnings(record=True, action='always') as w: x = open_image(path, index, like)
+    lines = [str(o.message) for o in w if o.category is UserWarning]
+    assert len(lines)<2 and all('\n' not in l and path.name in l for l in lines), lines
+    return x, lines[0] if lines else ''
+
+@pytest.fixture
+def fused(two):
+    "A scene with its place, and an image of PAN's size."
+    with warnings.catch_warnings(action='ignore'): ds = open_scene(two[0], 'QB', two[1])
+    return ds, np.random.default_rng(1).integers(100, 2000, (4, 48, 40)).astype('uint16')
+
+def test_an_image_lies_where_it_says(fused, tmp_path):
+    ds,x = fused
+    assert (image(tif(tmp_path/'x.tif', x, grid(.6)), ds)[0]==x).all()
+    wide = np.pad(x, ((0, 0), (3, 5), (2, 7)))
+    y,line = image(tif(tmp_path/'wide.tif', wide, grid(.6, 5e5-2*.6, 6e6+3*.6)), ds)
+    assert (y==x).all() and '56x49 cut to the 48x40' in line
+    for name,t,word in (('far', grid(.6, 6e5), 'share no ground'), ('part', grid(.6, 5e5+6), 'only a part'), ('half', grid(.6, 5e5+.3), 'off PAN'), ('size', grid(.7), 'resample')):
+        with pytest.raises(ValueError, match=word) as e: open_image(tif(tmp_path/f'{name}.tif', x, t), like=ds)
+        assert f'{name}.tif' in str(e.value)
+    with pytest.raises(ValueError, match='coordinate systems'): open_image(tif(tmp_path/'crs.tif', x, grid(.6), crs='EPSG:32634'), like=ds)
+
+def test_bands_and_holes_of_an_image(fused, tmp_path):
+    ds,x = fused
+    f = tif(tmp_path/'x.tif', x[[2, 1, 0, 3]], grid(.6))
+    with rasterio.open(f, 'r+') as o: o.descriptions = ['Red', 'Green', 'Blue', 'NIR']
+    y,line = image(f, ds.assign_coords(band=BGRN))
+    assert (y==x).all() and 'put in the order of MS, B, G, R, NIR' in line
+    for nd,z in ((65535, np.where(x<200, 65535, x)), (0, x*(np.arange(48)>5)[:, None])):
+        y = image(tif(tmp_path/f'{nd}.tif', z.astype('uint16'), grid(.6), nodata=nd), ds)[0]
+        assert np.isnan(y).sum()==(z==nd).sum()>0 and (y[z!=nd]==z[z!=nd]).all()
+
+@pytest.mark.parametrize('how', ['h5', 'npy'])
+def test_one_image_of_many(how, tmp_path):
+    x = np.random.default_rng(0).integers(1, 2000, (3, 4, 24, 20)).astype('uint16')
+    f = tmp_path/f'x.{how}'
+    if how=='npy': np.save(f, x)
+    else:
+        with h5py.File(f, 'w') as h: h['sr'] = x
+    with pytest.raises(ValueError, match='holds 3 images'): open_image(f)
+    assert (open_image(f, 1)==x[1]).all()
+    with pytest.raises(ValueError, match='has 3 samples'): open_image(f, 3)
+
+def coordinates(path, ms, pan, x=0., flip=False, step=1.): # a NetCDF file without a grid mapping
+    (c,h,w),(H,W) = ms.shape,pan.shape
+    def centres(n, px): return (np.arange(n)+.5)*px
+    at = dict(y_ms=-centres(h, 4*step)[::-1 if flip else 1], x_ms=centres(w, 4*step), y=-centres(H, step), x=centres(W, step)+x)
+    xr.Dataset(dict(ms=(('band', 'y_ms', 'x_ms'), ms), pan=(('y', 'x'), pan)), at).to_netcdf(path, engine='h5netcdf')
+    return path
+
+def test_coordinates_count_without_a_mapping(tmp_path):
+    ms,pan = pair()
+    assert said(coordinates(tmp_path/'a.nc', ms, pan), 'QB')[0].pan.shape==(48, 40)
+    ds,line = said(coordinates(tmp_path/'b.nc', ms, pan, 8.), 'QB')
+    assert ds.ms.shape==(4, 12, 8) and (ds.pan.values==pan[:, :32]).all() and 'common ground' in line
+    refused(coordinates(tmp_path/'c.nc', ms, pan, 4e4), 'share no ground', sensor='QB')
+    refused(coordinates(tmp_path/'d.nc', ms, pan, flip=True), 'no whole ratio', sensor='QB')
+
+def test_pixel_numbers_are_no_coordinates(tmp_path):
+    ms,pan = pair()
+    at = {k: np.arange(n) for k,n in zip(('y_ms', 'x_ms', 'y', 'x'), (*ms.shape[1:], *pan.shape))}
+    xr.Dataset(dict(ms=(('band', 'y_ms', 'x_ms'), ms), pan=(('y', 'x'), pan)), at).to_netcdf(tmp_path/'a.nc', engine='h5netcdf')
+    assert (said(tmp_path/'a.nc', 'QB')[0].pan.values==pan).all()
+
+def test_names_that_nobody_knows_are_said(tmp_path):
+    ms,pan = pair()
+    xr.Dataset(dict(ms=(('band', 'y_ms', 'x_ms'), ms), pan=(('up', 'along'), pan))).to_netcdf(tmp_path/'a.nc', engine='h5netcdf')
+    assert 'pan, of (up, along), is taken by place: (y, x)' in said(tmp_path/'a.nc', 'QB')[1].lower()
+    xr.Dataset(dict(ms=(('band', 'nx', 'ny'), ms.transpose(0, 2, 1)), pan=(('lonp', 'latp'), pan.T))).to_netcdf(tmp_path/'b.nc', engine='h5netcdf')
+    ds = said(tmp_path/'b.nc', 'QB')[0]
+    assert (ds.ms.values==ms).all() and (ds.pan.values==pan).all()
+
+def test_a_large_declared_size_is_refused_before_its_holes_are_counted(tmp_path):
+    with h5py.File(tmp_path/'a.nc', 'w') as f:
+        f.create_dataset('ms', (4, 40000, 40000), 'u2', chunks=(1, 1000, 1000))
+        f['pan'] = pair()[1]
+    def job():
+        try: open_scene(tmp_path/'a.nc', 'QB')
+        except ValueError as e: return str(e)
+    assert 'declares' in within(.5, job)
+
+@pytest.mark.parametrize('nan', ['nan', 'inf', '0', '-1', 'much'])
+def test_the_limit_is_a_number(two, monkeypatch, nan):
+    monkeypatch.setenv('PANSHARP_NB_MAX_GB', nan)
+    refused(two[0], 'set a number', sensor='QB', pan=two[1])
+
+def test_a_mosaic_may_be_large(tmp_path):
+    rasterio.shutil.copy(tif(tmp_path/'a.tif', np.ones((1, 6000, 6000), 'uint16'), grid(1)), tmp_path/'a.vrt', driver='VRT')
+    assert open_image(tmp_path/'a.vrt').shape==(1, 6000, 6000)
+
+def test_half_precision_is_an_image(tmp_path):
+    ms,pan = pair(top=60000)
+    with h5py.File(tmp_path/'a.h5', 'w') as f: f['ms'],f['pan'] = ms.astype('f2'),pan.astype('f2')
+    with warnings.catch_warnings(action='error', category=RuntimeWarning): assert open_scene(tmp_path/'a.h5', 'QB', bits=16).ms.dtype==np.float32
+
 def test_a_folder_of_matlab_files(tmp_path):
     ms,pan = pair(h=64, w=64)
     for n in range(3): scipy.io.savemat(tmp_path/f'qb_{n}.mat', dict(I_MS=hwc(ms), I_PAN=pan))

@@ -51,15 +51,15 @@ def test_a_scene_of_fractions_scores_as_its_digital_numbers(name, span, protocol
 
 @pytest.mark.parametrize('protocol', ('reduced', 'full'))
 def test_fractions_without_steps(protocol):
-    "Resampled data have none: with a bit depth they score as if digital, without one as they are, and to 1e-3 the same."
+    "Resampled data have none: they are reflectance, whatever bit depth is told, and to 1e-3 score the same."
     ms,pan,gt = (z+.37*np.sin(z) for z in arrays(scene()))
     asked = 'EXP,GSA,MTF-GLP,FE-HPM,PRACS,TV,SR-D'
     want = scoring.score(as_scene(ms, pan, 'IKONOS', gt, name='here'), protocol, asked)
     for bits,lines in ((11, 1), (0, 0)):
-        ds = as_scene(ms/2047, pan/2047, 'IKONOS', gt/2047, name='here', bit_depth=bits)
-        got,said = heard(scoring.score, ds, protocol, asked)
-        assert sum('fractions' in l for l in said)==lines
-        unit = np.where((got.metric=='RMSE') & (bits==0), 2047, 1)
+        ds,said = heard(as_scene, ms/2047, pan/2047, 'IKONOS', gt/2047, name='here', bit_depth=bits)
+        assert sum('reflectance' in l for l in said)==lines
+        got,_ = heard(scoring.score, ds, protocol, asked)
+        unit = np.where(got.metric=='RMSE', 2047, 1)
         assert abs(got.value*unit-want.value).max()<1e-3
 
 @pytest.mark.parametrize('name,span', [('WV3', 2047), ('GF2', 1023), ('IKONOS', 2047), ('L8', 65535)])

@@ -1,7 +1,7 @@
 "Signals, locks and outputs: what is finished stays, what is half done is never taken for finished, and one line says how to go on."
 import os, shutil, signal, subprocess, sys, time
 from pathlib import Path
-import nbformat, pandas as pd, pytest, torch
+import nbformat, pandas as pd, pytest, torch, xarray as xr
 from pansharp_nb.cli import main
 from pansharp_nb.data.scenes import save_scene
 from pansharp_nb.data.synthetic import made_up
@@ -161,14 +161,25 @@ def test_many_scenes(ground, tmp_path, capfd):
 
 @pytest.mark.parametrize('argv', [['score', '{s}', '-o', '{s}'], ['score', '{s}', '-o', '{d}'], ['score', '{s}', '-o', '{d}/gone/x.csv'], ['score', '{s}', '-o', '{l}'],
     ['score', '{d}/none.nc'], ['score', '{s}', '{s}', '--pan', '{s}'], ['train', '--model', 'FusionNet', '--set', 'lr=fast'], ['train', '--model', 'FusionNet', '--set', 'batch=2.5'],
-    ['train', '--model', 'FusionNet', '--devices', 'none'], ['train', '--model', 'FusionNet', '--precision', '8'], ['run', 'table1', '--reports', '{s}/x'], ['score', '{s}', '--bits', '40']])
+    ['train', '--model', 'FusionNet', '--devices', 'none'], ['train', '--model', 'FusionNet', '--precision', '8'], ['run', 'table1', '--reports', '{s}/x'], ['score', '{s}', '--bits', '40'],
+    ['score', '{s}', '-o', '{d}/notes.txt'], ['judge', '{s}', '{s}', '-o', '{d}/notes.txt'], ['score', '{s}', '-o', '{d}/'+'n'*300],
+    ['run', 'table1', '-p', 'seed', 'abc'], ['run', 'table1', '-p', 'sensors', '[1']])
 def test_a_wrong_call_costs_no_work(ground, tmp_path, capfd, argv, monkeypatch):
     from pansharp_nb import scoring
     monkeypatch.setattr(scoring, 'score', lambda *a, **k: pytest.fail('work was done'))
     s = shutil.copy(ground/'QB.nc', tmp_path/'s.nc')
+    (tmp_path/'notes.txt').write_text('mine', 'utf-8') # it may be the numbers of a header, or the part of a mosaic
     (tmp_path/'l').symlink_to(s)
     code = main([a.format(s=s, d=tmp_path, l=tmp_path/'l') for a in argv])
-    assert code==2 and capfd.readouterr().err.count('\n')==1
+    assert code==2 and capfd.readouterr().err.count('\n')==1 and (tmp_path/'notes.txt').read_text('utf-8')=='mine'
+
+@pytest.mark.parametrize('how', ['ignore', 'error', 'always'])
+def test_what_we_say_does_not_hang_on_the_environment(ground, tmp_path, how):
+    ds = xr.open_dataset(ground/'QB.nc', engine='h5netcdf').load()
+    ds.attrs.pop('bands'), ds.to_netcdf(tmp_path/'a.nc', engine='h5netcdf')
+    env = os.environ | dict(PYTHONWARNINGS=how)
+    p = subprocess.run([exe, 'score', tmp_path/'a.nc', '--methods', 'EXP'], env=env, capture_output=True, text=True)
+    assert p.returncode==0 and p.stdout.startswith('method,') and p.stderr.count('named by place')==p.stderr.count('\n')==1
 
 @posix
 def test_what_is_no_file_is_written_as_it_is(ground, tmp_path):

@@ -17,8 +17,8 @@ from .files import lacking, reading, regular, scale, shown, tidy
 # %% ../../nbs/data/arrays.ipynb #2716741b
 _axis = {w: 'n' for w in 'n sample samples index batch time patch tile'.split()}
 _axis |= {w: 'c' for w in 'band bands channel channels c wavelength wavelengths spectral'.split()}
-_axis |= {w: 'y' for w in 'y lat latitude row rows line lines northing height h'.split()}
-_axis |= {w: 'x' for w in 'x lon longitude col cols column columns easting width w'.split()}
+_axis |= {w: 'y' for w in 'y ny yp yc lat lats latp latitude row rows nrows line lines northing height h'.split()}
+_axis |= {w: 'x' for w in 'x nx xp xc lon lons lonp longitude col cols ncols column columns easting width w'.split()}
 
 def _by_name(names, want): # letters of the axes; unknown names take what is left over, in order
     said = [{_axis[w] for w in re.split('[^a-z]+', (n or '').lower()) if w in _axis} for n in names]
@@ -112,14 +112,16 @@ def _layer(v, letters, index, path, what, nodata=None):
     n = v.shape[letters.index('n')] if 'n' in letters else None
     if n is not None: one_of(n, index)
     at = tuple(index if k=='n' else slice(None) for k in letters)
-    letters = letters.replace('n', '')
+    full,letters = letters,letters.replace('n', '')
     turn = [letters.index(k) for k in 'cyx' if k in letters]
     gone = v.unwritten(at) if v.unwritten else None
     if gone is not None and gone.mean()>.1: lacking(Layer(None), gone, what)
     a = v.read(at).transpose(turn)
+    if a.dtype.kind=='f' and a.dtype.itemsize<4: a = a.astype('f4')
     l = Layer(np.ascontiguousarray(a, 'f8' if a.dtype.itemsize>8 else a.dtype.newbyteorder('=')), stack=n)
     if gone is not None: lacking(l, gone.transpose(turn), what)
     odd = what!='PAN' and letters not in ('cyx', 'yxc')
+    if any(v.dims) and not _by_name(v.dims, full): l.said.append(f'{what}, of ({", ".join(n or "?" for n in v.dims)}), is taken by place: ({", ".join(full)})')
     if odd: l.said.append(f'{what} turned from ({", ".join(letters)}) to (c, y, x)')
     _decode(l, v.attrs or {}, v.name, nodata)
     return l
@@ -172,7 +174,7 @@ def _h5_unwritten(d, at): # booleans of a part of a dataset, or `None`
     return m
 
 # %% ../../nbs/data/arrays.ipynb #228289a8
-_elsewhere = 'lies in another file: only one file is read; copy it into one (h5repack)'
+_elsewhere = 'is a link or lies in another file: only what a file holds itself is read; copy it in (h5repack)'
 
 def _h5_var(f, k, path, reverse):
     d = f[k]
@@ -180,12 +182,14 @@ def _h5_var(f, k, path, reverse):
     if d.shape is None: raise Refused(f'{k} is empty: give numbers')
     r = slice(None, None, -1 if reverse else 1)
     def turn(a): return a.T if reverse and a is not None else a
-    def read(at):
+    def asked(at): # is it little enough?
         chunk = math.prod(d.chunks or ())
         one = [n for n,s in zip(d.shape, at[r]) if s==slice(None)]
         allowed(path, (one, d.dtype.itemsize), ((chunk,), d.dtype.itemsize))
-        return turn(d[at[r]])
-    return Var(k, d.shape[r], d.dtype, read, _h5_dims(d)[r], plain(d.attrs), lambda at: turn(_h5_unwritten(d, at[r])))
+        return at[r]
+    def read(at): return turn(d[asked(at)])
+    def unwritten(at): return turn(_h5_unwritten(d, asked(at)))
+    return Var(k, d.shape[r], d.dtype, read, _h5_dims(d)[r], plain(d.attrs), unwritten)
 
 def _h5_dims(d): return [(o[0].name.split('/')[-1] if len(o) else o.label) or None for o in d.dims]
 
@@ -221,6 +225,13 @@ def _h5_names(f, v, n): # the file's words for `n` bands
 
 # %% ../../nbs/data/arrays.ipynb #8000d4e1
 _maps = dict(ms='spatial_ref_ms', pan='spatial_ref') # grid mappings, as we write them
+
+def _bare(f, have, out): # coordinates without a mapping count where their steps fit; pixel numbers do not
+    try: g,p = (_of_coordinates(f, _of(have, v), {}) for v in ('ms', 'pan'))
+    except ValueError: return # coordinates that stand still are none
+    if not g or not p: return
+    q = abs(g[1].a/p[1].a)
+    if q>1.5 and abs(q-round(q))<.01: out['ms'].grid,out['pan'].grid = g,p
 
 def _h5_grid(f, have, v):
     o = _of(have, v)
@@ -360,6 +371,7 @@ def arrays(
         for v in out.keys() & {'ms', 'pan'} if f else ():
             out[v].grid = _h5_grid(f, have, v)
             if v=='ms': out[v].names = _h5_names(f, _of(have, v), len(out[v].a))
+        if f and {'ms', 'pan'}<={*out} and not (out['ms'].grid or out['pan'].grid): _bare(f, have, out)
     return out, {k: v for k,v in attrs.items() if k!='nodata' and not k.startswith('_')}
 
 # %% ../../nbs/data/arrays.ipynb #9c1d1e33

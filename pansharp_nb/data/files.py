@@ -32,7 +32,7 @@ def naming(
     "Errors inside are one line that names this file."
     def line(e):
         said,name = shown(' '.join(str(e).split()))[:600],shown(path)
-        return said if said.startswith(name) or {*'./'} & {*name} and name in said else f'{name}: {said}'
+        return said if said.startswith(name) or len(name)>2 and {*'./'} & {*name} and name in said else f'{name}: {said}'
     try: yield
     except FileNotFoundError: raise
     except OSError as e: raise OSError(line(e.strerror or e)) from None
@@ -115,7 +115,8 @@ def allowed(
     "Refuse what is too much to read."
     said = os.environ.get('PANSHARP_NB_MAX_GB') or '2'
     try: most = float(said)
-    except ValueError: raise Refused(f'PANSHARP_NB_MAX_GB is {said!r}: set a number') from None
+    except ValueError: most = math.nan
+    if not 0<most<math.inf: raise Refused(f'PANSHARP_NB_MAX_GB is {said!r}: set a number')
     for shape,size in declared:
         n,said = math.prod(map(int, shape))*size, ' x '.join(map(str, shape))
         if n>most*2**30: raise Refused(f'declares {said} numbers, {n/2**30:.3g} GB, and {most:g} GB are read at once: '

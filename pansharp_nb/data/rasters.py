@@ -250,7 +250,7 @@ def raster(
     with reading(p, driver), _quiet(), _opened(p, driver) as f:
         first = _page(f, p, what)
         pages = f.subdatasets[1:] if driver=='GTiff' else []
-        allowed(p, ((len(pages)+1, *first.a.shape), first.a.itemsize))
+        if pages: allowed(p, ((len(pages)+1, *first.a.shape), first.a.itemsize))
         more = [_other(o, f, p, what) for o in pages]
     same = [l for l in more if l is not None]
     left = f'{len(pages)-len(same)} of its {len(pages)+1} pages, of another size, are left out'

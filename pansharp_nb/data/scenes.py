@@ -10,7 +10,7 @@ __all__ = ['as_scene', 'check_scene', 'scene_sensor', 'nodata_mask', 'largest_re
 import numpy as np, random, re, torch, warnings, xarray as xr
 from dataclasses import replace
 from . import arrays, grids, rasters, sensors
-from .files import Refused, ending, equals, kind, naming, one_nodata, raster_kinds, shown, there
+from .files import Refused, empty, ending, equals, kind, naming, one_nodata, raster_kinds, shown, there
 from .files import undeclared
 from ..writing import write
 from pathlib import Path
@@ -510,15 +510,47 @@ def samples(
         return range(1 if p.is_dir() or kind(p) in (*raster_kinds, 'TAR') else arrays.count(p))
 
 # %% ../../nbs/data/scenes.ipynb #dd791ca8
+def _on_pan(l, g, p, hw): # cut a fused image to PAN's ground, in place; what there is to say
+    if not grids.same_system(g, p): raise Refused('the image and PAN have different coordinate systems: gdalwarp -t_srs one')
+    H,W = l.a.shape[1:]
+    (x,y),(X,Y) = (grids.at(~p[1], *grids.at(g[1], *c)) for c in ((0, 0), (W, H)))
+    if not np.isfinite([x, y, X, Y]).all() or max(abs(X-x-W), abs(Y-y-H))>.5:
+        raise Refused(f'a pixel of the image is {(Y-y)/H:.3g} x {(X-x)/W:.3g} of PAN: resample it')
+    i,j = round(-y),round(-x)
+    h,w = hw
+    if i+h<=0 or j+w<=0 or i>=H or j>=W: raise Refused('the image and PAN share no ground: are they of the same scene?')
+    if max(abs(i+y), abs(j+x))>.26: raise Refused(f'the image lies {y:.2f} rows and {x:.2f} columns off PAN: warp it onto PAN (gdalwarp)')
+    if i<0 or j<0 or i+h>H or j+w>W: raise Refused('the image shows only a part of the ground of PAN: crop MS and PAN to it')
+    if (h, w)==(H, W): return []
+    _part(l, slice(i, i+h), slice(j, j+w), '')
+    return [f'{H}x{W} cut to the {h}x{w} of PAN']
+
+def _same_order(l, bands, s): # bands that the file names come in the order of MS
+    b = _band_words(l, s)
+    if None in b or sorted(b)!=sorted(bands) or b==list(bands): return []
+    i = [b.index(o) for o in bands]
+    l.a,l.bad = l.a[i],None if l.bad is None else l.bad[i]
+    return [f'bands {", ".join(b)} put in the order of MS, {", ".join(bands)}']
+
+# %% ../../nbs/data/scenes.ipynb #f4b55783
 def open_image(
-    path, index=0 # any file that a scene can be in; which sample
-)->np.ndarray:    # `(C, H, W)`, NaN where there is no data
+    path,             # any file that a scene can be in
+    index=None,       # which sample, where there are many
+    like=None         # a scene that it belongs to
+)->np.ndarray:        # `(C, H, W)`, NaN where there is no data
     "The bands of one image."
     with naming(path):
         p = there(path)
-        l = rasters.raster(p, 'the image') if kind(p) in raster_kinds else arrays.image(p, index)
-    _tell(path, l.said)
-    return l.a if l.bad is None or not l.bad.any() else np.where(l.bad, np.nan, l.a)
+        if p.is_dir(): raise Refused('is a folder: name a file')
+        l = rasters.raster(p, 'the image') if kind(p) in raster_kinds else arrays.image(p, index or 0)
+        if index is None and (l.stack or 1)>1: raise Refused(f'holds {l.stack} images: choose one (--sample; in Python index=)')
+        undeclared(l, 'the image')
+        more = _same_order(l, like.bands, like.attrs.get('sensor')) if like is not None and len(l.a)==like.sizes['band'] else []
+        g = _grid(like, 'pan') if like is not None and 'pan' in like else None
+        if l.grid and g: more += _on_pan(l, l.grid, g, like.pan.shape)
+    _tell(path, l.said+more)
+    gone = empty(l)
+    return np.where(gone, np.nan, l.a) if gone.any() else l.a
 
 # %% ../../nbs/data/scenes.ipynb #98aad003
 def nbu_split(

@@ -45,7 +45,8 @@ def _finite(who, images):
 
 def _explain(who, images): # a score that is not finite
     _finite(who, images)
-    if 'psnr' not in who: warnings.warn(f'{who} is infinite: the reference has mean 0', stacklevel=3)
+    why = 'the reference has mean 0' if any(n=='y' and not z.mean((2, 3)).all() for n,z in images) else 'the numbers are too large'
+    if 'psnr' not in who: warnings.warn(f'{who} is infinite: {why}', stacklevel=3)
 
 # %% ../../nbs/metrics/reference.ipynb #db243975
 def _floating(images): # all in the type that `x` asks for
@@ -446,7 +447,7 @@ def _cropped(x, y, protocol):
     _finite('reference_metrics', [('x', x), ('y', y)])
     if protocol=='toolbox': x,y = cut(x),cut(y)
     H,W = x.shape[-2:]
-    if min(H, W)<16: raise ValueError(f'{H} x {W} px are left, need 16: larger images or protocol="uncut"')
+    if min(H, W)<16: raise ValueError(f'{H} x {W} px are left, need 16: larger images, or the convention "uncut"')
     return x,y
 
 # %% ../../nbs/metrics/reference.ipynb #6ff3f9d6
