@@ -79,8 +79,11 @@ def _mixed(net, device): # the network at the precision of the trainer, what it 
         return tree_map(lambda t: t.float() if on and isinstance(t, torch.Tensor) else t, x)
     return f
 
+def _unfit(m): # dilated, in 16 bits: some of the gradients of the weights are whatever was in memory (oneDNN in torch 2.13)
+    return isinstance(m, torch.nn.Conv3d) or isinstance(m, torch.nn.Conv2d) and max(m.dilation)>1
+
 def _channels_last(net):
-    if not any(isinstance(m, torch.nn.Conv3d) for m in net.modules()): net.to(memory_format=torch.channels_last)
+    if not any(map(_unfit, net.modules())): net.to(memory_format=torch.channels_last)
 
 # %% ../nbs/training.ipynb #fe264f11
 class Task(L.LightningModule):

@@ -6,9 +6,9 @@ from pansharp_nb.cli import main
 from pansharp_nb.data.patches import Batches, grounds, turn, variant
 from pansharp_nb.data.scenes import save_scene
 from pansharp_nb.data.synthetic import made_up
-from pansharp_nb.models.networks import networks
+from pansharp_nb.models.networks import build, networks
 from pansharp_nb.recipes import recipe, recipes
-from pansharp_nb.training import rate
+from pansharp_nb.training import _channels_last, rate
 pytest.importorskip('lightning')
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -161,3 +161,20 @@ def test_nbu_folder(tmp_path):
     held = [d.attrs['name'] for d in scoring.gather(str(tmp_path), protocol='full')[0]]
     assert len(gs)==len(held)==2 and not {f'3_QB_{g.index+1}' for g in gs} & set(held) and not gs[0].stack
     assert Batches([gs], 2, 2, 32)[1]['gt'].shape==(2, 4, 32, 32)
+
+@pytest.mark.parametrize('name', [n for n in networks if n!='DCFNet']) # the boards train that one in 32 bits
+def test_half_precision_learns_in_the_same_direction(name):
+    "Networks as they are trained where the processor has bf16; memory that was freed holds nonsense, as it does in a long run."
+    torch.manual_seed(0)
+    net = build(name, 4, 4, **{'PreMix-H': dict(dim=8), 'MFMIF-Net': dict(width=8), 'DCFNet': dict(dim=8), 'SUM-DUN': dict(d=4, blocks=(1,)*5)}.get(name, {}))
+    ms,pan,gt = torch.rand(2, 4, 8, 8),torch.rand(2, 1, 32, 32),torch.rand(2, 4, 32, 32)
+    def gradient(half):
+        net.zero_grad()
+        nonsense = [torch.full((n,), 1e9) for n in (100, 1000, 4096, 65536)]
+        del nonsense
+        with torch.autocast('cpu', torch.bfloat16, enabled=half): x = net(ms, pan)
+        (x.float()-gt).abs().mean().backward()
+        return torch.cat([p.grad.flatten().double() for p in net.parameters() if p.grad is not None])
+    a = gradient(False)
+    _channels_last(net)
+    for _ in range(3): assert torch.cosine_similarity(a, gradient(True), 0)>.9

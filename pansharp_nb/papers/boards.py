@@ -91,7 +91,7 @@ def fold_scores(
 def _trained(model, q, fold, way, scenes, kept, out): # file of weights
     from pansharp_nb import training
     done = [f for f in out.glob('*.safetensors') if f.with_suffix('.json').exists()]
-    kind = 'bf16-mixed' if torch.cpu._is_avx512_bf16_supported() else '32-true'
+    kind = 'bf16-mixed' if torch.cpu._is_avx512_bf16_supported() and model!='DCFNet' else '32-true' # its gradients need 32 bits
     return done[0] if done else training.run(model, q, sources(scenes), out, (out/'last.ckpt').exists(), seed=fold, without=kept, save_every=max(1, q.steps//8),
         accelerator='cpu', devices=1, precision=kind, name=ways[way], progress=False, tests=True)
 
