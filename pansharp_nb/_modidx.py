@@ -1827,6 +1827,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'pansharp_nb/papers/boards.py'),
                                            'pansharp_nb.papers.boards._judge_made': ( 'papers/boards.html#_judge_made',
                                                                                       'pansharp_nb/papers/boards.py'),
+                                           'pansharp_nb.papers.boards._keep': ('papers/boards.html#_keep', 'pansharp_nb/papers/boards.py'),
                                            'pansharp_nb.papers.boards._label': ( 'papers/boards.html#_label',
                                                                                  'pansharp_nb/papers/boards.py'),
                                            'pansharp_nb.papers.boards._method': ( 'papers/boards.html#_method',

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
-from .classical import multiresolution, substitution, variational
+from .classical import fitted, multiresolution, substitution, variational
 from .classical.injection import watched
 from .data.degrade import wald
 from .data.patches import parts, sources
@@ -30,7 +30,7 @@ from .settings import scenes_dir
 from tqdm import tqdm
 
 # %% ../nbs/scoring.ipynb #0ed0070c
-families = dict(mra=multiresolution, cs=substitution, vo=variational)
+families = dict(mra=multiresolution, cs=substitution, vo=variational, fit=fitted)
 
 def catalogue(
     count:bool=True # also `parameters, macs` of networks at 4 bands, PAN 256 x 256: takes seconds

@@ -29,7 +29,7 @@ class Tags(HTMLParser):
 def harmless(tmp_path_factory):
     "Does a page hold no tag and no attribute that a page of plain names has not?"
     d,words = tmp_path_factory.mktemp('plain'),pd.DataFrame(dict(w=['words']))
-    page = reporting.save(d, 'p', 'T', frame(['a', 'b']), {}, {'c': 'A'}, ['n'], 'b', {'t': words})
+    page = reporting.save(d, 'p', 'T', frame(['a', 'b']), {}, {'c': 'AAAA'}, ['n'], 'b', {'t': words})
     known = Tags(page.read_text('utf-8')).seen | {f'th {k}' for k in ('rowspan', 'valign', 'colspan', 'halign')}
     return lambda page: Tags(page.read_text('utf-8')).seen<=known
 

@@ -11,7 +11,7 @@ from pansharp_nb.models.networks import networks
 from conftest import load, shared
 
 files = dict(WV2='WV2_imgWV2.nc', IKONOS='IKONOS_imgIK.nc')
-ours = {'CNMF', *networks}                                             # not in the toolbox
+ours = {'CNMF', 'SFR', *networks}                                           # not in the toolbox
 loose = {'Q2n': 2e-5, 'D_lambda_K': 2e-5, 'HQNR': 2e-5, 'HQNR_R': 2e-5} # a uint16 rounding may flip
 
 @lru_cache

@@ -91,7 +91,7 @@ def test_a_failure_is_kept_and_named(project):
 def test_who_reads_whom(project):
     "Beyond smoke size: a study is trained before its page, the scores of the boards come before what is compared with them, the scorecard reads both."
     for k in ('tables', 'figures'): shutil.copytree(root/'nbs'/k, project/'nbs'/k, dirs_exist_ok=True)
-    boards,study = {'reports/boards/classical.csv', 'reports/boards/built/FusionNet.csv'},'runs/ablations/quick-premix_table4.done'
+    boards,study = {'reports/boards/classical.csv.gz', 'reports/boards/built/FusionNet.csv.gz'},'runs/ablations/quick-premix_table4.done'
     (project/'reports'/'boards'/'built').mkdir(parents=True)
     for b in boards: (project/b).touch()
     code,said = every(project, '-n', profile='quick')

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from .injection import checked
 from ..data.degrade import pad
-from ..data.registration import placement
 from ..data.scaling import scale_of
 from torch import Tensor
 
@@ -109,6 +108,7 @@ class Pair:
     r:int
     operator:str  # between PAN and MS
 
+# %% ../../nbs/classical/fitted.ipynb #92e041ba
 def calibrated(
     ms:Tensor, # `(1, C, h, w)`, digital numbers
     pan:Tensor # `(1, 1, r*h, r*w)`
@@ -143,13 +143,14 @@ def back_project(
     "Make a result agree with MS."
     return _consistent(x, ms, operator, x.shape[-1]//ms.shape[-1], rounds)
 
-# %% ../../nbs/classical/fitted.ipynb #1a2c28e5
+# %% ../../nbs/classical/fitted.ipynb #df76d714
 def _box(x, k): return F.avg_pool2d(F.pad(x, (k//2,)*4, 'reflect' if min(x.shape[-2:])>k//2 else 'replicate'), k, 1)
 
 def _gsa(z, U, p, low):
     w,g,c,_ = _intensity(z, low)
     return g.view(1, -1, 1, 1)*(c*p-(w.view(1, -1, 1, 1)*U).sum(1, keepdim=True))
 
+# %% ../../nbs/classical/fitted.ipynb #421d92a5
 def _haze(z, U, p, low, o, sd):
     m,M = z*sd+o,U*sd+o
     L = m.flatten(2).kthvalue(max(1, int(.002*m[0, 0].numel())), 2).values[..., None, None]
@@ -162,6 +163,7 @@ def _haze(z, U, p, low, o, sd):
     P = (p-low.mean())*(I0.std().nan_to_num()/low.std().nan_to_num().clamp_min(1e-6))+I0.mean()
     return ((M-L).clamp_min(0)*(P/I.clamp_min(.05*I0.mean().abs()+1e-9)-1).clamp(-.95, 4)/sd).clamp(-6, 6)
 
+# %% ../../nbs/classical/fitted.ipynb #3e31c448
 def _local(z, p, low, up, k=7):
     g = (z*(low-low.mean())).mean((2, 3), keepdim=True)/low.var().nan_to_num().clamp_min(1e-6)
     mz,mp = _box(z, k),_box(low, k)
@@ -169,6 +171,7 @@ def _local(z, p, low, up, k=7):
     few = .1*v.mean()+1e-12
     return F.interpolate(((c+few*g)/(v+few)).clamp(-4, 4), size=p.shape[-2:], mode='bilinear')*(p-up)
 
+# %% ../../nbs/classical/fitted.ipynb #1a2c28e5
 def estimates(
     q:Pair,
     p:Tensor # PAN `(1, 1, r*h, r*w)`, as soft as wanted
@@ -208,6 +211,7 @@ def _seen(p, U, X, r): # products and differences `(C, 6, H, W)`
     d = p-mean
     return torch.stack([(d*mean)[0].expand_as(A), d[0]*U[0], B-A, H-A, L-A, A-U[0]], 1)
 
+# %% ../../nbs/classical/fitted.ipynb #2c05db5d
 def _around(x, k): return F.unfold(F.pad(x, (k,)*4, 'replicate'), 2*k+1) # (C, K, H*W)
 
 def _design(p, U, own): # `(C, K, H*W)`

@@ -7,7 +7,7 @@ __all__ = ['ways', 'stand_ins', 'order', 'folds', 'deal', 'four', 'judged', 'fol
            'work', 'collect', 'classical', 'scores', 'flat']
 
 # %% ../../nbs/papers/boards.ipynb #7f3159f7
-import json, math, pandas as pd, sys, torch, warnings
+import gzip, json, math, pandas as pd, sys, torch, warnings
 from pathlib import Path
 from .. import prompts, scoring, settings
 from ..data.patches import sources
@@ -169,6 +169,8 @@ def work(
 # %% ../../nbs/papers/boards.ipynb #2d6bf860
 def _home(): return settings.root()/settings.config()['paths']['reports']/'boards'
 
+def _keep(file, d): write(file, gzip.compress(d.to_csv(index=False, float_format='%.6g').encode(), mtime=0)) # the same bytes for the same scores
+
 def collect(
     way:str='built', home=None, to=None # as in `work`; folder, default `reports/boards`
 ):
@@ -178,7 +180,7 @@ def collect(
     for d in sorted(home.glob('*')):
         done = sorted(d.glob('*/scores*.csv'))
         if not done: continue
-        write(to/f'{d.name}.csv', pd.concat(map(pd.read_csv, done)).to_csv(index=False))
+        _keep(to/f'{d.name}.csv.gz', pd.concat(map(pd.read_csv, done)))
         cards = [json.loads(next(f.glob('*.safetensors')).with_suffix('.json').read_text(encoding='utf-8')) for f in sorted({f.parent for f in done})]
         keep = 'seed recipe words steps minutes machine precision validation without commit'.split()
         write(to/f'{d.name}.json', json.dumps([{k: c[k] for k in keep} for c in cards], indent=1)+'\n')
@@ -201,7 +203,7 @@ def classical(
     d = pd.concat([one(n) for n in tqdm(names)])
     to = Path(to or _home())
     to.mkdir(parents=True, exist_ok=True)
-    write(to/'classical.csv', d.to_csv(index=False, float_format='%.6g'))
+    _keep(to/'classical.csv.gz', d)
 
 # %% ../../nbs/papers/boards.ipynb #7f21817f
 def scores(
@@ -212,7 +214,7 @@ def scores(
 )->pd.DataFrame:                # tidy; `None` where nothing is
     "The board."
     at = Path(at or _home())
-    files = [f for f in (at/'classical.csv', *sorted((at/way).glob('*.csv'))) if f.exists()]
+    files = [f for f in (at/'classical.csv.gz', *sorted((at/way).glob('*.csv.gz'))) if f.exists()]
     if not files: return None
     d = pd.concat(map(pd.read_csv, files))
     d = d[(d.protocol==protocol) & (d.convention==convention) & ((d.wald==wald) | (protocol!='reduced'))]
