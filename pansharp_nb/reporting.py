@@ -282,7 +282,8 @@ def provenance(
         date=time.strftime('%Y-%m-%d'), wall_seconds=round(seconds, 1))
 
 # %% ../nbs/reporting.ipynb #636531ad
-_words = dict(reduced='Reduced resolution (Wald, or the reference a scene brings along)', full='Full resolution, no reference')
+_words = dict(reduced='Reduced resolution (Wald, or the reference a scene brings along)', full='Full resolution, no reference',
+    truth='Made-up scenes at full scale, against their truth', truth_full='Made-up scenes, without looking at their truth')
 
 def lead(
     scores:pd.DataFrame # tidy scores of one run
@@ -291,7 +292,8 @@ def lead(
     one = {k: ', '.join(map(str, scores[k].unique())) for k in ('seed', 'profile')}
     how = ' and '.join(_words[p] for p in scores.protocol.unique())
     run = f"{scores.scene.nunique()} scenes, {scores.method.nunique()} methods, seed {one['seed']}, profile {one['profile']}"
-    return f"{how}; toolbox metrics. {run}. Mean ± standard deviation over the scenes {', '.join(scores.scene.unique())}."
+    by,names = ' and '.join(scores.get('convention', pd.Series(['toolbox'])).unique()),scores.scene.unique()
+    return f"{how}; metrics as {by} has them. {run}. Mean ± standard deviation over the scenes{' '+', '.join(names) if len(names)<13 else ''}."
 
 def banner(
     scores:pd.DataFrame,
@@ -364,7 +366,7 @@ def _html(f):
 def _plain(f, to): # a frame as it is: html, markdown or latex
     if to=='html': return _html(f)
     f = f.set_axis([' '.join(map(str, c)) if isinstance(c, tuple) else str(c) for c in f], axis=1)
-    if to=='md': f = f.map(lambda v: literal(v, to) if isinstance(v, str) else v)
+    if to=='md': f = f.map(lambda v: '' if pd.isna(v) else f'{v:.6g}' if isinstance(v, float) else literal(v, to) if isinstance(v, str) else v)
     else: f = f.map(lambda v: '' if pd.isna(v) else literal(v, to))
     f = f.set_axis(_labels(f.index, to)).set_axis(_labels(f.columns, to), axis=1)
     if to=='md': return f.reset_index().to_markdown(index=False) if f.index.nlevels>1 else f.to_markdown()

@@ -205,26 +205,31 @@ def kappa_of(
 # %% ../../nbs/classical/fitted.ipynb #aa6b1746
 _ridges = .003, .01, .03, .1, .3, 1., 3., 10., math.inf
 
-def _seen(p, U, X, r): # products and differences `(C, 6, H, W)`
+def _seen(p, U, X, r): # six products and differences `(C, H, W)`
     mean = _box(p, 2*r+1)
     A,B,H,L = X
     d = p-mean
-    return torch.stack([(d*mean)[0].expand_as(A), d[0]*U[0], B-A, H-A, L-A, A-U[0]], 1)
+    yield (d*mean)[0].expand_as(A)
+    yield d[0]*U[0]
+    for Z in (B, H, L): yield Z-A
+    yield A-U[0]
 
 # %% ../../nbs/classical/fitted.ipynb #2c05db5d
 def _around(x, k): return F.unfold(F.pad(x, (k,)*4, 'replicate'), 2*k+1) # (C, K, H*W)
 
 def _design(p, U, own): # `(C, K, H*W)`
     same = torch.cat([_around(p, 1)[0], U.flatten(2)[0], torch.ones_like(p.flatten(1))])
+    own = torch.stack(list(own), 1)
     return torch.cat([same.expand(len(own), -1, -1), _around(U.transpose(0, 1), 2), own.flatten(2)], 1)
 
 def _applied(p, U, own, w): # the same, without laying it out: `(1, C, H, W)`
-    C = len(own)
+    C = U.shape[1]
     a,b,c,d,e = w.to(p).split((9, C, 1, 25, 6), 1)
     y = F.conv2d(F.pad(p, (1,)*4, 'replicate'), a.reshape(C, 1, 3, 3), c[:, 0])
     y += F.conv2d(U, b[..., None, None])
     y += F.conv2d(F.pad(U, (2,)*4, 'replicate'), d.reshape(C, 1, 5, 5), groups=C)
-    return y + torch.einsum('ckhw,ck->chw', own, e)
+    for v,w in zip(own, e.T): y.addcmul_(v[None], w.view(1, C, 1, 1))
+    return y
 
 # %% ../../nbs/classical/fitted.ipynb #7fb45dee
 def _solve(X, y, quarter): # X (C, K, N), y (C, N), quarter (N): coefficients (C, K)

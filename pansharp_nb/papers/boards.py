@@ -171,6 +171,7 @@ def _home(): return settings.root()/settings.config()['paths']['reports']/'board
 
 def _keep(file, d): write(file, gzip.compress(d.to_csv(index=False, float_format='%.6g').encode(), mtime=0)) # the same bytes for the same scores
 
+# %% ../../nbs/papers/boards.ipynb #938bcea8
 def collect(
     way:str='built', home=None, to=None # as in `work`; folder, default `reports/boards`
 ):

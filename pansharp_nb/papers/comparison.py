@@ -87,7 +87,7 @@ class Comparison:
         for n,b in self.boards.items():
             d,what = self.mine(n)
             out[f'{n} in the paper, {what or "no scene here"}'] = beside(b, d, self.same).astype('Float64').round(4)
-            if what and self.ref: out[f'{n}: how much better than each {self.ref} is, {what}'] = against(d, self.ref, b.index, b.columns)
+            if what and self.ref in set(d.method): out[f'{n}: how much better than each {self.ref} is, {what}'] = against(d, self.ref, b.index, b.columns)
         d,b = self.others(),next(iter(self.boards.values()))
         if len(d): out[f'Our other satellites: {d.scene.nunique()} scenes of {", ".join(sorted(d.sensor.unique()))}'] = self._alone(d, b)
         return out
