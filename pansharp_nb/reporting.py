@@ -8,7 +8,7 @@ __all__ = ['higher', 'digits', 'leaderboard', 'plain', 'literal', 'to_md', 'to_t
            'banner', 'unlike', 'jpeg', 'Pictures', 'save']
 
 # %% ../nbs/reporting.ipynb #2348c85d
-import base64, hashlib, html, io, json, time
+import base64, hashlib, html, io, json, sys, time, warnings
 import jinja2, matplotlib.pyplot as plt, numpy as np, pandas as pd, scooby, torch
 import torch.nn.functional as F
 from markupsafe import Markup
@@ -16,6 +16,8 @@ from .writing import write
 from pathlib import Path
 from . import scoring, settings
 from .data.licences import granted
+
+if 'ipykernel' in sys.modules: warnings.formatwarning = lambda said, *_, **__: f'{said}\n' # a report names no place on a disk
 
 # %% ../nbs/reporting.ipynb #060c6009
 higher = {'Q2n', 'Qavg', 'SCC', 'PSNR', 'SSIM', 'CC', 'QNR', 'HQNR', 'HQNR_R'}

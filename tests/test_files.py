@@ -823,7 +823,7 @@ def test_one_image_of_many(how, tmp_path):
     with pytest.raises(ValueError, match='has 3 samples'): open_image(f, 3)
 
 def coordinates(path, ms, pan, x=0., flip=False, step=1.): # a NetCDF file without a grid mapping
-    (c,h,w),(H,W) = ms.shape,pan.shape
+    (h,w),(H,W) = ms.shape[1:],pan.shape
     def centres(n, px): return (np.arange(n)+.5)*px
     at = dict(y_ms=-centres(h, 4*step)[::-1 if flip else 1], x_ms=centres(w, 4*step), y=-centres(H, step), x=centres(W, step)+x)
     xr.Dataset(dict(ms=(('band', 'y_ms', 'x_ms'), ms), pan=(('y', 'x'), pan)), at).to_netcdf(path, engine='h5netcdf')

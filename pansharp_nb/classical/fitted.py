@@ -215,28 +215,41 @@ def _seen(p, U, X, r): # six products and differences `(C, H, W)`
     yield A-U[0]
 
 # %% ../../nbs/classical/fitted.ipynb #2c05db5d
-def _around(x, k): return F.unfold(F.pad(x, (k,)*4, 'replicate'), 2*k+1) # (C, K, H*W)
+def _wider(x, n): return F.pad(x, (n,)*4, 'replicate')
 
-def _design(p, U, own): # `(C, K, H*W)`
-    same = torch.cat([_around(p, 1)[0], U.flatten(2)[0], torch.ones_like(p.flatten(1))])
-    own = torch.stack(list(own), 1)
-    return torch.cat([same.expand(len(own), -1, -1), _around(U.transpose(0, 1), 2), own.flatten(2)], 1)
+def _design(p, U, own): # P and bands, wider by 1 and 2 on each side: `(C, K, H*W)`
+    same = torch.cat([F.unfold(p, 3)[0], U[..., 2:-2, 2:-2].flatten(2)[0], p.new_ones(1, own[0][0].numel())])
+    own = torch.stack(own, 1).flatten(2)
+    return torch.cat([same.expand(len(own), -1, -1), F.unfold(U.transpose(0, 1), 5), own], 1)
 
 def _applied(p, U, own, w): # the same, without laying it out: `(1, C, H, W)`
     C = U.shape[1]
     a,b,c,d,e = w.to(p).split((9, C, 1, 25, 6), 1)
-    y = F.conv2d(F.pad(p, (1,)*4, 'replicate'), a.reshape(C, 1, 3, 3), c[:, 0])
+    y = F.conv2d(_wider(p, 1), a.reshape(C, 1, 3, 3), c[:, 0])
     y += F.conv2d(U, b[..., None, None])
-    y += F.conv2d(F.pad(U, (2,)*4, 'replicate'), d.reshape(C, 1, 5, 5), groups=C)
+    y += F.conv2d(_wider(U, 2), d.reshape(C, 1, 5, 5), groups=C)
     for v,w in zip(own, e.T): y.addcmul_(v[None], w.view(1, C, 1, 1))
     return y
 
 # %% ../../nbs/classical/fitted.ipynb #7fb45dee
-def _solve(X, y, quarter): # X (C, K, N), y (C, N), quarter (N): coefficients (C, K)
-    X,y = X.double(),y.double()
-    parts = [(X[..., m], y[:, m]) for m in (quarter==i for i in range(4))]
-    G,b,Y,N = (torch.stack(t) for t in zip(*[(x@x.mT, (x@v[..., None])[..., 0], v.square().sum(1), torch.tensor(float(v.shape[1])).to(y)) for x,v in parts]))
-    D = (G.sum(0).diagonal(dim1=1, dim2=2).mean(1)/N.sum())[:, None, None]*torch.eye(X.shape[1], dtype=X.dtype, device=X.device)
+def _blocks(h, w, border, most): # rows and columns of pieces, a list a quarter
+    def halves(n): return (border, -(-n//2)),(-(-n//2), n-border)
+    def rows(a, b, n): return [slice(i, min(i+n, b)) for i in range(a, b, n)]
+    return [[(r, slice(*c)) for r in rows(*y, max(1, most//max(1, c[1]-c[0])))] for y in halves(h) for c in halves(w)]
+
+def _sums(p, U, own, y, blocks): # of products, of what is explained; y (C, H, W)
+    P,V,own = _wider(p, 1),_wider(U, 2),list(own)
+    def wide(s, n): return slice(s.start, s.stop+2*n)
+    def one(r, c):
+        x = _design(P[..., wide(r, 1), wide(c, 1)], V[..., wide(r, 2), wide(c, 2)], [o[:, r, c] for o in own]).double()
+        v = y[:, r, c].flatten(1).double()
+        return x@x.mT, (x@v[..., None])[..., 0], v.square().sum(1), v.new_tensor(float(v.shape[1]))
+    return [sum(t) for t in zip(*[one(r, c) for r,c in blocks])]
+
+# %% ../../nbs/classical/fitted.ipynb #223d12b0
+def _solve(quarters): # sums of each: coefficients (C, K)
+    G,b,Y,N = (torch.stack(t) for t in zip(*quarters))
+    D = (G.sum(0).diagonal(dim1=1, dim2=2).mean(1)/N.sum())[:, None, None]*torch.eye(G.shape[-1], dtype=G.dtype, device=G.device)
     def fit(G, b, n, l): return torch.linalg.solve(G/n[..., None, None]+l*D, (b/n[..., None])[..., None])[..., 0]
     fits,lost = [0*b[0]],[Y]
     for l in _ridges[:-1]:
@@ -245,11 +258,6 @@ def _solve(X, y, quarter): # X (C, K, N), y (C, N), quarter (N): coefficients (C
         fits.append(fit(G.sum(0), b.sum(0), N.sum()[None], l))
     d = (torch.stack(lost)-Y)/Y.sum(0).clamp_min(1e-12) # share of what A leaves, ridge by quarter by band
     return fits[(d.sum(1)+2*d.std(1)).mean(1).argmin()]
-
-def _quarters(h, w, border, device): # which quarter, and whether it is far enough inside
-    i,j = torch.arange(h, device=device)[:, None],torch.arange(w, device=device)
-    inside = (i>=border) & (i<h-border) & (j>=border) & (j<w-border)
-    return ((i*2//h)*2+j*2//w).flatten(), inside.flatten()
 
 # %% ../../nbs/classical/fitted.ipynb #2fd41c08
 def _fitted(q, kappa): # PAN as soft as the truth; coefficients, or `None` where the scene is too small to be reduced again
@@ -261,9 +269,8 @@ def _fitted(q, kappa): # PAN as soft as the truth; coefficients, or `None` where
     z2,p = shrink(z, q.operator, q.r),_unit(_soften(p, k))
     q2 = Pair(z2, enlarge(z2, q.r), p, q.o, q.sd, q.r, q.operator)
     X = estimates(q2, p)
-    quarter,m = _quarters(h, w, q.r, z.device)
-    D = _design(p, q2.U, _seen(p, q2.U, X, q.r))[..., m]
-    return soft, _solve(D, (z[0]-X[0]).flatten(1)[:, m], quarter[m])
+    own,lack,most = list(_seen(p, q2.U, X, q.r)),z[0]-X[0],2**22//z.shape[1]//(41+z.shape[1])
+    return soft, _solve([_sums(p, q2.U, own, lack, b) for b in _blocks(h, w, q.r, most)])
 
 def _one(ms, pan, kappa):
     q = calibrated(ms, pan)

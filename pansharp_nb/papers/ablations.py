@@ -252,7 +252,7 @@ def beside(study:str, scores:pd.DataFrame)->pd.DataFrame: # a key of `studies`, 
 
 def effects(scores:pd.DataFrame, ref:str, metric:str='PSNR')->pd.DataFrame: # tidy, a variant
     "Every other variant against `ref`."
-    rows = {m: effect(scores, m, ref, metric) for m in scores.method.unique() if m!=ref}
+    rows = {m: effect(scores, m, ref, metric) for m in scores[scores.metric==metric].method.unique() if m!=ref}
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis(f'{metric}, how much better than {ref}')
 
 # %% ../../nbs/papers/ablations.ipynb #72826657
