@@ -2212,6 +2212,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                       'pansharp_nb.training._Strips.__init__': ( 'training.html#_strips.__init__',
                                                                                  'pansharp_nb/training.py'),
                                       'pansharp_nb.training._Strips.__len__': ('training.html#_strips.__len__', 'pansharp_nb/training.py'),
+                                      'pansharp_nb.training._as_before': ('training.html#_as_before', 'pansharp_nb/training.py'),
                                       'pansharp_nb.training._blind': ('training.html#_blind', 'pansharp_nb/training.py'),
                                       'pansharp_nb.training._channels_last': ('training.html#_channels_last', 'pansharp_nb/training.py'),
                                       'pansharp_nb.training._claim': ('training.html#_claim', 'pansharp_nb/training.py'),

@@ -221,9 +221,16 @@ def _train(model, recipe, scenes, out, resume, ratio, seed, without, save_every,
     return task.net, data, clock
 
 # %% ../nbs/training.ipynb #b9bb2bf8
+@contextlib.contextmanager
+def _as_before(): # a training asks for deterministic algorithms, and leaves no trace of it
+    on,warn = torch.are_deterministic_algorithms_enabled(),torch.is_deterministic_algorithms_warn_only_enabled()
+    try: yield
+    finally: torch.use_deterministic_algorithms(on, warn_only=warn)
+
+# %% ../nbs/training.ipynb #3f7bd58f
 def _fit(task, data, clock, out, last, n, how):
     logging.getLogger('lightning.pytorch').setLevel(logging.WARNING)
-    with warnings.catch_warnings(), stoppable():
+    with warnings.catch_warnings(), stoppable(), _as_before():
         warnings.filterwarnings('ignore', _noise)
         trainer = _trainer(out, task.recipe, data, clock, n, **how)
         trainer.fit(task, data, ckpt_path=last, weights_only=True)

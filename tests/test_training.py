@@ -178,3 +178,6 @@ def test_half_precision_learns_in_the_same_direction(name):
     a = gradient(False)
     _channels_last(net)
     for _ in range(3): assert torch.cosine_similarity(a, gradient(True), 0)>.9
+
+def test_a_training_leaves_the_process_as_it_was(ground, tmp_path):
+    assert here(ground, tmp_path/'run', '--set', 'steps=3')[0]==0 and not torch.are_deterministic_algorithms_enabled()
