@@ -17,7 +17,11 @@ from pathlib import Path
 from . import scoring, settings
 from .data.licences import granted
 
-if 'ipykernel' in sys.modules: warnings.formatwarning = lambda said, *_, **__: f'{said}\n' # a report names no place on a disk
+def _nowhere(said, *_, **__): # a warning without the folders it speaks of
+    for d in filter(None, (settings.scenes_dir(), settings.root())): said = str(said).replace(f'{d}/', '')
+    return f'{said}\n'
+
+if 'ipykernel' in sys.modules: warnings.formatwarning = _nowhere
 
 # %% ../nbs/reporting.ipynb #060c6009
 higher = {'Q2n', 'Qavg', 'SCC', 'PSNR', 'SSIM', 'CC', 'QNR', 'HQNR', 'HQNR_R'}

@@ -156,36 +156,41 @@ def scenes_of(
     return [boards.four(real.get(k) or made_up(k, s['size'] if s['name']=='smoke' else 256, 100)) for k in sensors]
 
 def _fuser(m, ds, smoke): # a method, and what it is called
+    if smoke and m in slow: raise ValueError('left out of smoke runs')
     if m not in networks.networks: return scoring.method(m), m
     built = None if smoke else boards.keeper(m, ds)
     return (built, m) if built else (scoring.method(m), f'{m} as it ships')
 
+def _fused(names, ds, pair, smoke, why): # name -> image; `why` is told of those that cannot
+    out = {}
+    for m in names:
+        try:
+            f,called = _fuser(m, ds, smoke)
+            out[called] = f(pair[0], pair[1], pair[3])[0]
+        except ValueError as e: why[m] = f'{m} is missing: {e}'
+    return out
+
+def _judged(fused, pair, **about): # rows
+    *images,cam = pair
+    ms,pan,ref = (z if z is None else z.double() for z in images)
+    each = {m: scoring.judge(x[None].double(), ms, pan, ref, cam) for m,x in fused.items()}
+    return [dict(method=m, sensor=cam.name, metric=k, value=v, seed=0, weights='-') | about for m,got in each.items() for k,v in got.items()]
+
+# %% ../../nbs/papers/comparison.ipynb #2a66ba83
 def pictures(
     names, sensors, s:dict,      # methods; satellites; of `settings.profile`
     scenes:str='auto', more=None # as in `scenes_of`; `more(pan, fused)` -> another figure of each scene
-)->tuple:                     # `Pictures`, tidy scores, notes
+)->tuple:                        # `Pictures`, tidy scores, notes
     "What a figure of a paper shows."
     figures,rows,why = reporting.Pictures(),[],{}
-    for ds in scenes_of(sensors, s, scenes):
-        made = ds.attrs.get('kind')=='made_up'
-        for protocol in ('reduced',) if made else ('reduced', 'full'):
-            ms,pan,ref,cam = scoring.pair(ds, protocol, dtype=torch.float32)
-            fused,name = {},ds.attrs['name']
-            for m in names:
-                try:
-                    if s['name']=='smoke' and m in slow: raise ValueError('left out of smoke runs')
-                    f,called = _fuser(m, ds, s['name']=='smoke')
-                    fused[called] = f(ms, pan, cam)[0]
-                except ValueError as e:
-                    why[m] = f'{m} is missing: {e}'
-                    continue
-                got = scoring.judge(fused[called][None].double(), ms.double(), pan.double(), ref if ref is None else ref.double(), cam)
-                about = dict(method=called, scene=name, sensor=cam.name, protocol=protocol, seed=0, profile=s['name'], weights='-')
-                rows += [about | dict(metric=k, value=v) for k,v in got.items()]
-            scale = 'at full scale with its truth' if made else f'at {protocol} resolution'
-            said = f"{name}, {scale} ({ds.attrs['licence']})"
-            figures[said] = reporting.jpeg(reporting.strip(pan[0], fused, None if ref is None else ref[0], reporting.rgb_bands(ds)))
-            if more: figures[f'{said}: {more.__doc__}'] = reporting.jpeg(more(pan[0], fused))
+    for ds,protocol in [(d, p) for d in scenes_of(sensors, s, scenes) for p in (('reduced',) if 'gt' in d else ('reduced', 'full'))]:
+        pair = scoring.pair(ds, protocol, dtype=torch.float32)
+        fused = _fused(names, ds, pair, s['name']=='smoke', why)
+        rows += _judged(fused, pair, scene=ds.attrs['name'], protocol=protocol, profile=s['name'])
+        scale = 'at full scale with its truth' if ds.attrs.get('kind')=='made_up' else f'at {protocol} resolution'
+        said,(_,pan,ref,_) = f"{ds.attrs['name']}, {scale} ({ds.attrs.get('licence', 'no licence said')})",pair
+        figures[said] = reporting.jpeg(reporting.strip(pan[0], fused, None if ref is None else ref[0], reporting.rgb_bands(ds)))
+        if more: figures[f'{said}: {more.__doc__}'] = reporting.jpeg(more(pan[0], fused))
     return figures, pd.DataFrame(rows), list(why.values())
 
 # %% ../../nbs/papers/comparison.ipynb #0460a8db
