@@ -152,7 +152,8 @@ def scenes_of(
     if scenes!='auto': return scoring.gather(scenes, ','.join(sensors), 'reduced', s['size'])[0]
     if s['name']=='paper':
         for n,k in boards.folds()[['scene', 'sensor']].values:
-            if k in sensors and k not in real and reporting.is_free(ds := open_scene(settings.scenes_dir()/f'{n}.nc')): real[k] = ds
+            if k not in sensors or not reporting.is_free(ds := open_scene(settings.scenes_dir()/f'{n}.nc')): continue
+            if k not in real or ds.attrs.get('split')=='test': real[k] = ds # what ships has not learned from those
     return [boards.four(real.get(k) or made_up(k, s['size'] if s['name']=='smoke' else 256, 100)) for k in sensors]
 
 def _fuser(m, ds, smoke): # a method, and what it is called
@@ -161,6 +162,7 @@ def _fuser(m, ds, smoke): # a method, and what it is called
     built = None if smoke else boards.keeper(m, ds)
     return (built, m) if built else (scoring.method(m), f'{m} as it ships')
 
+# %% ../../nbs/papers/comparison.ipynb #9432e452
 def _fused(names, ds, pair, smoke, why): # name -> image; `why` is told of those that cannot
     out = {}
     for m in names:
