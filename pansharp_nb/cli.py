@@ -153,8 +153,9 @@ def judge(
     inputs = [p for p in (fused, ms, pan, reference) if p]
     if lost := [str(p) for p in inputs if not p.exists()]: raise typer.BadParameter(f'no such file: {", ".join(lost)}')
     if out: _place(out, inputs)
-    if sample is None and len(samples(ms))>1: raise typer.BadParameter(f'{ms} holds {len(samples(ms))} samples: choose one (--sample)')
-    ds = open_scene(ms, sensor, pan, index=(sample or 0) if len(samples(ms))>1 else 0, bits=bits)
+    many = len(samples(ms))
+    if sample is None and many>1: raise typer.BadParameter(f'{ms} holds {many} samples: choose one (--sample)')
+    ds = open_scene(ms, sensor, pan, index=sample or 0 if many>1 else 0, bits=bits)
     x,true = (p and open_image(p, sample, ds) for p in (fused, reference))
     _put([judge_image(x, ds, reference=true, name=fused.stem, convention=convention.value)], out)
 

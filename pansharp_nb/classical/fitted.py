@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from .injection import checked
 from ..data.degrade import pad
-from ..data.scaling import scale_of
+from ..data.registration import placement
 from torch import Tensor
 
 # %% ../../nbs/classical/fitted.ipynb #7344f430
@@ -115,12 +115,12 @@ def calibrated(
 )->Pair:
     "Put a pair on one grid, and find its operator."
     r = checked(ms, pan)
-    s = scale_of(ms, pan, 'generic', 'gs')
-    by,shift = s.by or 2*(ms.new_zeros(1, 2),)
     o,sd = ms.mean((2, 3), keepdim=True),ms.std((2, 3), keepdim=True).nan_to_num().clamp_min(1e-6*ms.abs().amax().clamp_min(1e-6))
-    y,p = (ms-o)/sd,_unit(enlarge(pan, 1, shift[0].tolist()))
-    z = enlarge(y, 1, by[0].tolist())
-    return Pair(z, enlarge(y, r, by[0].tolist()), p, o, sd, r, _best(z, p, r))
+    y = (ms-o)/sd
+    like = _intensity(y, shrink(_unit(pan), 'box', r))[0].view(1, -1, 1, 1) # the mix of bands that PAN resembles
+    by,shift = (d[0].tolist() for d in placement((like*y).sum(1, keepdim=True), pan))
+    z,p = enlarge(y, 1, by),_unit(enlarge(pan, 1, shift))
+    return Pair(z, enlarge(y, r, by), p, o, sd, r, _best(z, p, r))
 
 def operator_of(
     ms:Tensor, pan:Tensor # as in `calibrated`, any batch

@@ -50,6 +50,19 @@ def four(
     if ds.sizes['band']!=8: return ds
     return ds.isel(band=[have.index(b) for b in ('B', 'G', 'R', 'NIR1')]).assign_attrs(bands=['B', 'G', 'R', 'NIR1'], rgb=[2, 1, 0])
 
+def _fused(method, pair, name): # `None`, and a line, where it cannot
+    ms,pan,_,s = pair
+    try: return method(ms, pan, s, name).double()
+    except ValueError as e: warnings.warn(f'{name}: {e}', stacklevel=3)
+
+def _rows(x, pair, sharp, **about): # scores in both conventions; `sharp`: the average gradient, too
+    *images,s = pair
+    ms,pan,ref = (z if z is None else z.double() for z in images)
+    each = {c: scoring.judge(x, ms, pan, ref, s, c) for c in ('toolbox', 'premix')}
+    if sharp: each['toolbox']['AG'] = ag(x).item()
+    return [about | dict(sensor=s.name, convention=c, metric=k, value=v) for c,m in each.items() for k,v in m.items()]
+
+# %% ../../nbs/papers/boards.ipynb #19132246
 def judged(
     method, scenes,          # `method(ms, pan, sensor, name) -> x`; names
     folder:Path,             # of the scenes
@@ -60,14 +73,8 @@ def judged(
     for n,p in [(n, p) for n in scenes for p in ('reduced', 'full')]:
         ds = four(open_scene(folder/f'{n}.nc'))
         if p=='full' and ds.attrs['kind']=='reduced_resolution_triplet': continue
-        ms,pan,ref,s = scoring.pair(ds, p, dtype=torch.float32, how=wald)
-        try: x = method(ms, pan, s, n).double()
-        except ValueError as e:
-            warnings.warn(f'{n}: {e}', stacklevel=2)
-            continue
-        for c in ('toolbox', 'premix'):
-            m = scoring.judge(x, ms.double(), pan.double(), ref if ref is None else ref.double(), s, c) | (dict(AG=ag(x).item()) if c=='toolbox' else {})
-            rows += [dict(scene=n, sensor=s.name, protocol=p, convention=c, wald=wald, metric=k, value=v) for k,v in m.items()]
+        pair = scoring.pair(ds, p, dtype=torch.float32, how=wald)
+        if (x := _fused(method, pair, n)) is not None: rows += _rows(x, pair, True, scene=n, protocol=p, wald=wald)
     return pd.DataFrame(rows)
 
 # %% ../../nbs/papers/boards.ipynb #95a36040
@@ -135,13 +142,8 @@ def judged_made(
     rows = []
     for ds in made(size):
         ms,pan,gt,s = scoring.pair(ds, dtype=torch.float32)
-        try: x = method(ms, pan, s, ds.attrs['name']).double()
-        except ValueError as e:
-            warnings.warn(f'{ds.attrs["name"]}: {e}', stacklevel=2)
-            continue
-        for p,c in [(p, c) for p in ('truth', 'truth_full') for c in ('toolbox', 'premix')]:
-            m = scoring.judge(x, ms.double(), pan.double(), gt.double() if p=='truth' else None, s, c)
-            rows += [dict(scene=ds.attrs['name'], sensor=s.name, protocol=p, convention=c, wald='-', metric=k, value=v) for k,v in m.items()]
+        if (x := _fused(method, (ms, pan, gt, s), ds.attrs['name'])) is None: continue
+        for p,ref in dict(truth=gt, truth_full=None).items(): rows += _rows(x, (ms, pan, ref, s), False, scene=ds.attrs['name'], protocol=p, wald='-')
     return pd.DataFrame(rows)
 
 def _judge_made(file, q):
