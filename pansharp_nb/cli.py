@@ -350,6 +350,10 @@ def _say(message, *_, **__): # one line, whatever a file is called
     typer.echo(''.join(c if c.isprintable() else c.encode('unicode_escape').decode() for c in f'pansharp-nb: {line}'), err=True)
 
 # %% ../nbs/cli.ipynb #f40d702c
+def _close_bars(): # or they are drawn once more over the last word
+    if 'tqdm' in sys.modules:
+        for b in list(getattr(sys.modules['tqdm'].tqdm, '_instances', ())): b.close()
+
 def main(
     argv:list=None # default `sys.argv[1:]`
 )->int:            # exit code
@@ -364,6 +368,7 @@ def main(
         try:
             with stoppable(): return app(argv, standalone_mode=False, prog_name='pansharp-nb') or 0
         except Stopped as e:
+            _close_bars()
             _say(f'{e}: {e.hint}')
             return e.code
         except _click as e:
