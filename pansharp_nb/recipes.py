@@ -98,11 +98,13 @@ _rivals = 'PreMix-B PreMix-H GPPNN SFINet MDCUN UTSN PGCU'.split() # of PreMix's
 board = {n: replace(paper[n], epochs=0, steps=t, batch=b, patch=p, lr=lr, schedule='cosine', warmup=50, optimiser='adam', betas=(.9, .999), augment=True,
     clip=paper[n].clip or 1., bands=(4,), wald='premix' if n in _rivals else 'toolbox', note='as the paper builds it, in minutes') for n,(t,b,p,lr) in _sizes.items()}
 for r in (paper, quick, board): r['A-PNN-TA'] = r['A-PNN']
+_any = Recipe(steps=4000, batch=8, patch=48, lr=2e-3, loss='scene_fitted', optimiser='adamw', decay=1e-4, schedule='cosine', floor=.02, warmup=30, clip=1, scaling='scene', jitter=8, augment=True)
+for r in (paper, quick, board): r['AnyPan'] = r['AnyPan-free'] = _any
 recipes = dict(paper=paper, quick=quick, board=board)
 
 # %% ../nbs/recipes.ipynb #504ff41c
 _choices = dict(optimiser=('adam', 'adamw', 'sgd'), schedule=('constant', 'step', 'cosine'), protocol=('reduced', 'full'), wald=('toolbox', 'premix'), scaling=scalings,
-    loss=tuple('l1 l2 l12 two_scale_l2 sidp sidp_dn zpnn lambda_pnn pgcu ldp'.split()), text=('', 'real', 'shuffled', 'constant', 'zero'))
+    loss=tuple('l1 l2 l12 two_scale_l2 sidp sidp_dn zpnn lambda_pnn pgcu ldp scene_fitted'.split()), text=('', 'real', 'shuffled', 'constant', 'zero'))
 _least = dict(epochs=0, steps=0, batch=1, patch=8, lr=0, every=0, warmup=0, clip=0, decay=0, floor=0, gamma=0, jitter=0)
 
 def typed(

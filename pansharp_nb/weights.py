@@ -41,10 +41,12 @@ def file_of(
 )->Path: # or `None`
     "The weights of a network; a line says which of your own go before those that ship."
     name = adapted.get(name, name)
-    names = [f'{name}-{b}b-r{ratio}.safetensors'.replace('anyb', 'any') for b in (bands, 'any')]
+    names = [_stem(name, b, r)+'.safetensors' for r in (ratio, 'any') for b in (bands, 'any')]
     found = [d/n for d in folders() for n in names if (d/n).is_file()]
     if len({f.parent for f in found})>1: _say_own(*folders())
     return next(iter(found), None)
+
+def _stem(name, bands, ratio): return f'{name}-{bands}b-r{ratio}'.replace('anyb', 'any')
 
 def _say_own(own, ours):
     def ships(n): return (ours/n).exists() or (ours/re.sub(r'-\d+b-', '-any-', n)).exists()
@@ -84,10 +86,10 @@ def _fault(c, stem): # what is wrong with a card; empty if nothing
     name,bands,s = c['name'],c['bands'],c.get('sensors', [])
     if name not in [n for n in networks if n not in adapted]: return f'it speaks of {name!r}, which is no network here'
     if not (bands=='any' or _whole(bands, 1, 64)): return f'bands {bands!r} is neither a number from 1 to 64 nor any'
-    if not _whole(c['ratio'], 2, 32): return f'ratio {c["ratio"]!r} is no whole number from 2 to 32'
+    if not (c['ratio']=='any' or _whole(c['ratio'], 2, 32)): return f'ratio {c["ratio"]!r} is neither a whole number from 2 to 32 nor any'
     if c['scaling'] not in scalings: return f'unknown scaling {c["scaling"]!r}: choose {", ".join(scalings)}'
     if not (isinstance(s, list) and all(isinstance(n, str) for n in s)): return 'sensors is no list of names'
-    want = f'{name}-{bands}b-r{c["ratio"]}'.replace('anyb', 'any')
+    want = _stem(name, bands, c['ratio'])
     if stem!=want: return f'the file is named {stem}, but its card speaks of {want}'
     return _knob_fault(name, c['knobs'])
 
@@ -136,9 +138,9 @@ def sized(
         for h in on: h.remove()
 
 def _build(card): # lists of a card are tuples in a constructor
-    bands = None if card['bands']=='any' else card['bands']
+    bands,ratio = (None if card[k]=='any' else card[k] for k in ('bands', 'ratio'))
     knobs = {k: tuple(v) if isinstance(v, list) else v for k,v in card['knobs'].items()}
-    return build(card['name'], bands, card['ratio'], **knobs)
+    return build(card['name'], bands, ratio, **knobs)
 
 def _words(knobs): return shorten(', '.join(f'{k}={v}' for k,v in knobs.items()), 100) or 'no knobs'
 

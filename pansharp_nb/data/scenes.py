@@ -216,7 +216,8 @@ def _camera_of(a, n):
     s = sensors.sensor(name if name in sensors.sensors or not own else 'generic')
     if not own: s = sensors.sensor(s, list(a.get('bands', ())) or n)
     else: s = replace(s, name=name, bands=tuple(a['bands']), gains=tuple(a['gains']), gain_pan=a['gain_pan'])
-    return replace(s, bit_depth=a['bit_depth'] or 1, ratio=a['ratio'] or s.ratio, measured=own or s.measured)
+    flew = not own and a.get('source')!='pansharp_nb.data.synthetic' # its softness has been measured on others of its scenes
+    return replace(s, bit_depth=a['bit_depth'] or 1, ratio=a['ratio'] or s.ratio, measured=own or s.measured, kappa=s.kappa if flew else None)
 
 # %% ../../nbs/data/scenes.ipynb #e7cd34fd
 def nodata_mask(

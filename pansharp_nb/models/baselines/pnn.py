@@ -9,7 +9,7 @@ __all__ = ['rates', 'PNN', 'APNN', 'ZPNN', 'CBAM', 'LambdaPNN', 'pnn_rate', 'slo
 import copy, math, torch, torch.nn.functional as F
 from torch import nn, Tensor
 from ...data.degrade import ratio, wald
-from ...data.scaling import band_order, scale_of
+from ...data.scaling import band_order, scale_of, start
 from ...data.sensors import sensor as as_sensor
 from ...layers.sizes import fit, upsample
 from ...losses import corr_threshold, l1, lambda_pnn_loss, zpnn_loss
@@ -152,7 +152,7 @@ def adapt(
     scale = scale_of(ms, pan, s, scaling)
     (ms,pan),gt = scale(ms, pan),scale.there(gt)
     opt = torch.optim.SGD(slow_last(net, pnn_rate(ms.shape[1]) if lr is None else lr), momentum=.9)
-    return _tune(net, opt, lambda net: l1(net(ms, pan), gt), steps, [] if log is None else log)
+    return _tune(net, opt, lambda net: l1(start(net, scaling)(ms, pan), gt), steps, [] if log is None else log)
 
 # %% ../../../nbs/models/baselines/pnn.ipynb #aa7e3172
 rates = {zpnn_loss: dict(WV2=1e-5, WV3=1e-5), lambda_pnn_loss: dict(WV2=3.5e-5, WV3=4e-5)}
