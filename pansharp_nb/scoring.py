@@ -38,7 +38,7 @@ def catalogue(
     "Every method."
     rows = [dict(name=n, family=f, paper=m.papers[n], parameters=0, macs=0) for f,m in families.items() for n in m.methods]
     rows += [dict(name=n, family='network', paper=networks.papers[n], **(_size(n) if count else {})) for n in networks.networks]
-    return pd.DataFrame([r | dict(weights=r['family']=='network' and weights.has_weights(r['name'])) for r in rows])
+    return pd.DataFrame([r | dict(weights='; '.join(weights.weights_for(r['name'])) if r['family']=='network' else '-') for r in rows])
 
 @cache
 def _size(name):
@@ -78,11 +78,12 @@ def divides(
 
 # %% ../nbs/scoring.ipynb #b9a65e0c
 def names(
-    methods='all' # `all`, a name, names separated by commas, or a list
+    methods='all' # `all`, `auto` (the one to take if you have none in mind), a name, names separated by commas, or a list
 )->list:
     "Method names in the order of `catalogue`; each is known, and `all` means all that can run: a network needs weights."
     every = _classical() + [n for n in networks.networks if weights.has_weights(n)]
     if methods=='all': return every
+    if methods=='auto': return ['AnyPan' if weights.has_weights('AnyPan') else 'SFR']
     asked = [m.strip() for m in methods.split(',')] if isinstance(methods, str) else list(methods)
     found = [_known(m) for m in asked]
     return [n for n in every if n in found]
@@ -170,7 +171,8 @@ def score(
     "Fuse a scene by each method and judge the results."
     ms,pan,ref,s = pair(ds, protocol, device, dtype)
     scene,rows,notes,done = ds.attrs.get('name', 'scene'),[],Notes(),0
-    for m in tqdm(names(methods), disable=None if progress else True, unit='method', leave=False):
+    asked = names(methods) if methods!='all' else _fitting(scene, ms.shape[1], pan.shape[-1]//ms.shape[-1])
+    for m in tqdm(asked, disable=None if progress else True, unit='method', leave=False):
         torch.manual_seed(seed)
         try:
             with notes.about(m, guard): got = _run(m, ms, pan, ref, s, convention, guard, keep)
@@ -181,6 +183,13 @@ def score(
         rows,done = rows+got,done+1
     notes.told(scene, done)
     return _frame(rows, scene, s, protocol, seed, profile)
+
+# %% ../nbs/scoring.ipynb #237ea7de
+def _fitting(scene, n, r): # all methods, but networks that have not learned such images
+    every = names('all')
+    strange = [m for m in every if m in networks.networks and weights.file_of(m, n, r) is None]
+    if strange: warnings.warn(f'{scene}: no weights for {n} bands at ratio {r}: {", ".join(strange)}', stacklevel=3)
+    return [m for m in every if m not in strange]
 
 # %% ../nbs/scoring.ipynb #b7514ea3
 columns = 'method scene sensor protocol metric value seed profile weights'.split()
@@ -320,7 +329,7 @@ def examine(
     for protocol in protocols:
         for ds in gather(scenes, protocol=protocol)[0]:
             ms,pan,ref,s = pair(ds, protocol, device, torch.float32)
-            if card['bands'] not in ('any', ms.shape[1]) or pan.shape[-1]//ms.shape[-1]!=card['ratio']: continue
+            if card['bands'] not in ('any', ms.shape[1]) or card['ratio'] not in ('any', pan.shape[-1]//ms.shape[-1]): continue
             m = judge(_finite(fuse(ms, pan, s)), ms, pan, ref, s)
             out[f"{ds.attrs['name']} ({protocol})"] = {k: round(v, 4) for k,v in m.items()}
     weights.annotate(file, test=out)

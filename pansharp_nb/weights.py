@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['adapted', 'needed', 'most', 'folders', 'file_of', 'listing', 'card_of', 'sized', 'save_weights', 'annotate', 'load',
-           'is_strange', 'shipped', 'trained', 'digest', 'label', 'has_weights']
+           'is_strange', 'shipped', 'trained', 'digest', 'label', 'weights_for', 'has_weights']
 
 # %% ../nbs/weights.ipynb #1ec346f9
 import hashlib, inspect, json, math, os, pandas as pd, pansharp_nb, re
@@ -253,7 +253,11 @@ def label(name:str, bands:int, ratio:int=4, sensor=None)->str:
     half = sensor is not None and is_strange(card, sensor)
     return f'{f.stem}@{digest(card)}{"+GSA/2" if half else ""}'
 
+def weights_for(name:str)->list: # `4 bands, ratio 4`
+    "What images there are weights of this network for."
+    stems = (re.fullmatch(r'-(\d+b|any)-r(\d+|any)', f.stem[len(n):]) for n in [adapted.get(name, name)] for d in folders() for f in d.glob(f'{n}-*.safetensors'))
+    return sorted({f'{m[1].replace("b", "")} bands, ratio {m[2]}' for m in stems if m})
+
 def has_weights(name:str)->bool: # for any bands and ratio
     "Are there weights of this network?"
-    name = adapted.get(name, name)
-    return any(next(d.glob(f'{name}-*b-r*.safetensors'), None) or next(d.glob(f'{name}-any-r*.safetensors'), None) for d in folders())
+    return bool(weights_for(name))

@@ -2,6 +2,8 @@
 import numpy as np, pytest, scipy.ndimage, torch, torch.nn.functional as F, warnings
 from pansharp_nb import scoring
 from pansharp_nb.classical.fitted import back_project, calibrated, enlarge, kappa_of, operator_of, operators, sfr, shrink
+from pansharp_nb.data.scenes import open_scene, scene_sensor, to_tensors, trim_nodata
+from pansharp_nb.data.sensors import sensors
 from pansharp_nb.data.synthetic import made_up
 from pansharp_nb.metrics.reference import psnr
 
@@ -64,13 +66,14 @@ def test_kappa_is_found():
         assert abs(kappa_of(z, (p-p.mean())/p.std())-s)<.1
 
 def test_what_may_not_matter():
-    "The order of the bands, the unit, a neighbour in the batch, the number type; the name of the sensor."
+    "The order of the bands, the unit, a neighbour in the batch, the number type; the name of a sensor whose softness nobody measured."
     ms,pan,_ = pair(seed=5)
-    x,i = sfr(ms, pan, 'QB'),[2, 0, 3, 1]
+    x,i = sfr(ms, pan, 'IKONOS'),[2, 0, 3, 1]
     near = 1e-6*x.abs().max()
     assert (sfr(ms[:, i], pan)-x[:, i]).abs().max()<near and (sfr(7*ms, 7*pan)/7-x).abs().max()<near
     assert (sfr(torch.cat([ms, ms.flip(3)]), torch.cat([pan, pan.flip(3)]))[:1]-x).abs().max()<near
-    assert (sfr(ms.float(), pan.float()).double()-x).abs().max()<1e-3*x.abs().max() and (sfr(ms, pan, 'WV3')==x).all()
+    assert (sfr(ms.float(), pan.float()).double()-x).abs().max()<1e-3*x.abs().max() and (sfr(ms, pan)==x).all()
+    assert (sfr(ms, pan, 'GF2')==sfr(ms, pan, kappa=sensors['GF2'].kappa)).all() and (sfr(ms, pan, 'GF2', 'pair')==x).all()
 
 def test_pan_may_have_a_unit_of_its_own():
     ms,pan,_ = pair(seed=6)
@@ -91,6 +94,29 @@ def test_nothing_to_see(flat):
     x = sfr(ms, pan)
     assert x.isfinite().all() and (flat!='both' or (x-300).abs().max()<1e-3)
     if flat in ('ms', 'band'): assert (x[:, 1]-ms[0, 1, 0, 0]).abs().max()<1e-2
+
+def test_no_reference_is_seen():
+    "Scores change with a reference, images do not; a made-up scene of a satellite has not its softness."
+    ds = made_up('GF2', 128, 3)
+    other = ds.assign(gt=ds.gt*0+7)
+    with warnings.catch_warnings(action='ignore'):
+        images = [dict() for _ in range(2)]
+        for d,keep in zip((ds, other), images): scoring.score(d, methods=['SFR', 'AnyPan'], keep=keep)
+    assert all((images[0][m]==images[1][m]).all() for m in images[0]) and scoring.pair(ds)[3].kappa is None
+
+def test_the_softness_of_a_sensor_is_that_of_its_train_scenes(scenes):
+    found = {}
+    with warnings.catch_warnings(action='ignore'):
+        for f in sorted(scenes.glob('*.nc')):
+            if f.stem.startswith('NAIP'): continue
+            ds = open_scene(f)
+            a,s = ds.attrs,scene_sensor(ds)
+            if a['split']!='train' or a['kind']!='full_resolution_pair' or a['bit_depth']==8 or s.kappa is None: continue
+            ms,pan,_ = to_tensors(trim_nodata(ds))
+            q = calibrated(ms[..., :400, :400], pan[..., :400*s.ratio, :400*s.ratio])
+            found.setdefault(s.name, []).append(kappa_of(q.z, shrink(q.p, 'bicubic', q.r)))
+    assert set(found)=={n for n,s in sensors.items() if s.kappa is not None}
+    assert all(abs(np.median(v)-sensors[n].kappa)<.02 for n,v in found.items()), found
 
 def test_a_pair_is_where_it_was(): # standardised there and back
     ms,pan,_ = pair()
