@@ -110,7 +110,7 @@ def pair(
     ds = trim_nodata(ds)
     images,s = _whole(to_tensors(ds, device, dtype)[::-1], scene_sensor(ds), ds.attrs.get('name', 'scene'))
     gt,pan,ms = images
-    if protocol=='full': return ms, pan, None, s
+    if protocol=='full': return ms, pan, None, replace(s, kappa='pair') # at its own scale a pair says itself how soft its bands are
     return (*wald(ms, pan, s, how), s) if gt is None else (ms, pan, gt, s)
 
 # %% ../nbs/scoring.ipynb #f2e39124

@@ -21,7 +21,7 @@ class Sensor:
     bit_depth:int=11    # significant bits of a digital number
     ratio:int=4         # MS pixel / PAN pixel
     measured:bool=False # are the gains the toolbox's, or the 0.3 / 0.15 default?
-    kappa:float=None    # how much softer the bands are than PAN, MS pixels, where train scenes say it
+    kappa:float=None    # how much softer the bands are than PAN, MS pixels, where train scenes say it; `pair` where the pair at hand does
 
     @property
     def peak(self): return 2**self.bit_depth - 1
