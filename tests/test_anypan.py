@@ -1,7 +1,7 @@
 "AnyPan and the cameras it learns from: what may not matter to it, where it starts, what it may not see."
 import numpy as np, pytest, torch, warnings
 from pansharp_nb import scoring, training, weights
-from pansharp_nb.classical.fitted import back_project, fit
+from pansharp_nb.classical.fitted import apply, back_project, solve
 from pansharp_nb.data.cameras import Patches, Strips, camera, invented, lands, softness, views
 from pansharp_nb.data.scenes import save_scene
 from pansharp_nb.data.synthetic import made_up
@@ -21,8 +21,9 @@ def pair(cam='QB', size=128, seed=3): return scoring.pair(made_up(cam, size, see
 @torch.no_grad()
 def test_untrained_it_is_sfr():
     ms,pan,_,_ = pair()
-    f = fit(ms, pan)
-    assert (AnyPan()(ms, pan)-(back_project(f.S, f.q.z, f.q.operator, 1)*f.q.sd+f.q.o)).abs().max()<1e-3*ms.max()
+    f = apply(ms, pan, solve(ms, pan))
+    n = f.q.n
+    assert (AnyPan()(ms, pan)-(back_project(f.S, f.q.z, n.operator, 1)*n.sd+n.o)).abs().max()<1e-3*ms.max()
 
 @torch.no_grad()
 def test_what_may_not_matter():
@@ -44,7 +45,7 @@ def test_any_bands_and_ratio(C, r):
 @pytest.mark.parametrize('kw', [{}, dict(fold=1, depth=2), dict(fold=4, depth=1)])
 def test_tiles_leave_no_seam(kw):
     net,(ms,pan,_,_) = shaken(**kw),pair(size=160)
-    v = view(ms, pan)
+    v = view(ms, pan, solve(ms, pan))
     whole = net.detail(v.x, v.facts, tile=1000)
     assert all((net.detail(v.x, v.facts, tile=t)-whole).abs().max()<1e-4*whole.abs().max() for t in (64, 96))
 

@@ -1,7 +1,7 @@
 "The scene-fitted regression: its ways up and down against libraries, what a scene may and may not change, real scenes."
 import numpy as np, pytest, scipy.ndimage, torch, torch.nn.functional as F, warnings
 from pansharp_nb import scoring
-from pansharp_nb.classical.fitted import back_project, calibrated, enlarge, kappa_of, operator_of, operators, sfr, shrink
+from pansharp_nb.classical.fitted import apply, back_project, calibrated, enlarge, kappa_of, operator_of, operators, sfr, shrink, solve
 from pansharp_nb.data.scenes import open_scene, scene_sensor, to_tensors, trim_nodata
 from pansharp_nb.data.sensors import sensors
 from pansharp_nb.data.synthetic import made_up
@@ -114,14 +114,28 @@ def test_the_softness_of_a_sensor_is_that_of_its_train_scenes(scenes):
             if a['split']!='train' or a['kind']!='full_resolution_pair' or a['bit_depth']==8 or s.kappa is None: continue
             ms,pan,_ = to_tensors(trim_nodata(ds))
             q = calibrated(ms[..., :400, :400], pan[..., :400*s.ratio, :400*s.ratio])
-            found.setdefault(s.name, []).append(kappa_of(q.z, shrink(q.p, 'bicubic', q.r)))
+            found.setdefault(s.name, []).append(kappa_of(q.z, shrink(q.p, 'bicubic', q.n.r)))
     assert set(found)=={n for n,s in sensors.items() if s.kappa is not None}
     assert all(abs(np.median(v)-sensors[n].kappa)<.02 for n,v in found.items()), found
 
 def test_a_pair_is_where_it_was(): # standardised there and back
     ms,pan,_ = pair()
     q = calibrated(ms, pan)
-    assert q.r==4 and q.z.shape==ms.shape and abs(q.p.std()-1)<1e-6 and (q.U.mean((2, 3)).abs()<.05).all()
+    assert q.n.r==4 and q.z.shape==ms.shape and abs(q.p.std()-1)<1e-6 and (q.U.mean((2, 3)).abs()<.05).all()
+
+@pytest.mark.parametrize('cam', ['QB', 'L8'])
+def test_tiles_are_the_scene(cam):
+    "What is known of the scene, and a tile with some ground around it, give the pixels of the whole."
+    ms,pan,_ = pair(cam, 512)
+    r = pan.shape[-1]//ms.shape[-1]
+    n = solve(ms, pan)
+    whole,halo,side = sfr(ms, pan),128//r,128//r
+    for y,x in ((0, 0), (1, 2), (3, 3)):
+        a,b = y*side,x*side
+        i,j = max(0, a-halo),max(0, b-halo)
+        part = apply(ms[..., i:a+side+halo, j:b+side+halo], pan[..., r*i:r*(a+side+halo), r*j:r*(b+side+halo)], n).digital()
+        part = part[..., r*(a-i):r*(a-i+side), r*(b-j):r*(b-j+side)]
+        assert (part-whole[..., r*a:r*(a+side), r*b:r*(b+side)]).abs().max()<2e-2
 
 def test_real_scenes(scenes):
     "Far above GSA on the mean, never far below; no reference is seen, so none can help."

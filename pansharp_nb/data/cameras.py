@@ -8,7 +8,7 @@ __all__ = ['Land', 'lands', 'camera', 'Kept', 'kept', 'softness', 'real', 'views
 # %% ../../nbs/data/cameras.ipynb #316207aa
 import math, numpy as np, torch
 from dataclasses import dataclass, replace
-from ..classical.fitted import calibrated, kappa_of, shrink, soften, unit
+from ..classical.fitted import calibrated, kappa_of, shrink, soften, solve, unit
 from .degrade import decimate, imresize, mtf_filter, wald
 from .licences import licence_of
 from .patches import Ground, grounds, images_of, parts, sources, turn
@@ -121,13 +121,13 @@ class Kept:
     facts:Tensor
     g:Ground
 
-def kept(l, pair, kappa): # a `Land`, its pair, kappa as in `view`
+def kept(l, pair, kappa): # a `Land`, its pair, kappa as in `solve`, or `truth`
     "A `Kept` of a pair."
     ms,pan,truth = pair
     if kappa=='truth': kappa = softness(*pair)
-    v = view(ms, pan, kappa)
-    q = v.f.q
-    return Kept(v.x.half(), (((truth-q.o)/q.sd-q.U)[0]/v.u).half(), v.facts, l.g)
+    n = solve(ms, pan, kappa)
+    v = view(ms, pan, n)
+    return Kept(v.x.half(), (((truth-n.o)/n.sd-v.f.q.U)[0]/n.u).half(), v.facts, l.g)
 
 def softness(ms, pan, truth):
     "kappa of a pair whose truth is known; training only."

@@ -8,7 +8,7 @@ __all__ = ['View', 'view', 'Trunk', 'AnyPan']
 # %% ../../nbs/models/anypan.ipynb #77b94d8e
 import math, torch, torch.nn.functional as F
 from dataclasses import dataclass
-from ..classical.fitted import Fit, back_project, box, enlarge, fit, lacks, shrink
+from ..classical.fitted import Fit, Numbers, apply, back_project, box, lacks, solve
 from torch import Tensor, nn
 
 # %% ../../nbs/models/anypan.ipynb #9a1ff19d
@@ -17,27 +17,22 @@ class View:
     "One scene as the network sees it."
     x:Tensor    # maps `(C, 9, r*h, r*w)`, in units of `u`
     facts:Tensor# `(5,)`: kappa or 0, is it known, gain of the operator, is there none, 1/ratio
-    u:Tensor    # deviation of PAN's detail
     f:Fit
 
 _gains = dict(box=.6, bicubic=.55, none=1.)
 
 def view(
-    ms:Tensor, pan:Tensor, # `(1, C, h, w)`, `(1, 1, r*h, r*w)`
-    kappa=None             # how soft the truth is, `pair` where the pair itself says it, `None` where nobody knows
+    ms:Tensor, pan:Tensor, # of the scene, or of a tile
+    n:Numbers              # of the scene
 )->View:
-    "Look at a scene."
-    f = fit(ms, pan, kappa)
-    q,k = f.q,2*f.q.r+1
-    low = shrink(q.p, 'box', q.r)
-    u = (f.p-enlarge(shrink(f.p, 'box', q.r), q.r)).std().nan_to_num().clamp_min(1e-3)
-    like = (q.z*(low-low.mean())).mean((2, 3), keepdim=True)/low.var().nan_to_num().clamp_min(1e-6)
-    mean = box(q.p, k)
-    bands = [q.U-box(q.U, k), (q.p-mean).expand_as(q.U), *(f.X-q.U)[:, None], lacks(q.z, q.U, f.p, shrink(f.p, 'box', q.r))[0].expand_as(q.U), .25*u*(like*mean-box(q.U, k)), f.S-q.U]
-    known = kappa is not None
-    g = _gains.get(q.operator) or float(q.operator)
-    facts = u.new_tensor([f.kappa if known else 0., known, g, q.operator=='none', 1/q.r])
-    return View((torch.cat(bands).transpose(0, 1)/u).clamp(-30, 30), facts, u, f)
+    "A scene as the network sees it."
+    f = apply(ms, pan, n)
+    q,k = f.q,2*n.r+1
+    m,mean = box(q.U, k),box(q.p, k)
+    bands = [q.U-m, (q.p-mean).expand_as(m), *(f.X-q.U)[:, None], lacks(q.U, f.p, n.rules[0]).expand_as(m), .25*n.u*(n.share*mean-m), f.S-q.U]
+    g = _gains.get(n.operator) or float(n.operator)
+    facts = n.u.new_tensor([n.kappa if n.known else 0., n.known, g, n.operator=='none', 1/n.r])
+    return View((torch.cat(bands).transpose(0, 1)/n.u).clamp(-30, 30), facts, f)
 
 # %% ../../nbs/models/anypan.ipynb #fe5bf9b3
 class Trunk(nn.Module):
@@ -76,15 +71,16 @@ class AnyPan(nn.Module):
         super().__init__()
         self.trunk = Trunk(dim, depth, fold)
 
-    def forward(self, ms, pan, kappa=None): # as `view`, any batch
+    def forward(self, ms, pan, kappa=None): # as `solve`, any batch
         if ms.is_meta: return self._outline(ms, pan)
         if ms.shape[1]>16: return torch.cat([self(m, pan, kappa) for m in ms.split(16, 1)], 1)
-        return torch.cat([self._one(view(m[None], p[None], kappa)) for m,p in zip(ms, pan)])
+        return torch.cat([self.tile(m[None], p[None], solve(m[None], p[None], kappa)) for m,p in zip(ms, pan)])
 
-    def _one(self, v):
+    def tile(self, ms, pan, n): # as `view`: a scene, or a tile of it
+        v = view(ms, pan, n)
         q = v.f.q
-        x = q.U + v.u*self.detail(v.x, v.facts)
-        return back_project(x, q.z, q.operator, 1)*q.sd + q.o
+        x = q.U + n.u*self.detail(v.x, v.facts)
+        return back_project(x, q.z, n.operator, 1)*n.sd + n.o
 
     def detail(self, x, facts, tile=256): # tile by tile, each seeing as much around it as matters
         H,W = x.shape[-2:]
