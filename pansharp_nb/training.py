@@ -71,6 +71,7 @@ def _plain(loss): return lambda net, b, **kw: loss(net(b['ms'], b['pan']), b['gt
 
 def _l12(x, y, weight=20.): return losses.l1(x, y) + weight*losses.l2(x, y)
 
+# %% ../nbs/training.ipynb #e9ccda7b
 def _scene_fitted(net, b):
     e = net(b['x'], b['facts'])-b['y']
     with torch.no_grad():
@@ -79,8 +80,9 @@ def _scene_fitted(net, b):
         w = 1/(.5*d[..., 4]+.5*d.amin(2)).clamp_min(1e-4)[..., None, None]
     return (.5*e.abs()*w.sqrt()+.5*e.square()*w).mean()
 
-objectives = dict(scene_fitted=_scene_fitted, l1=_plain(losses.l1), l2=_plain(losses.l2), l12=_plain(_l12), two_scale_l2=_two_scales, sidp=_sidp, sidp_dn=_sidp_dn,
-    zpnn=_blind(losses.zpnn_loss), lambda_pnn=_blind(losses.lambda_pnn_loss), pgcu=_pgcu, ldp=_ldp)
+# %% ../nbs/training.ipynb #688a2377
+objectives = dict(l1=_plain(losses.l1), l2=_plain(losses.l2), l12=_plain(_l12), two_scale_l2=_two_scales, sidp=_sidp, sidp_dn=_sidp_dn,
+    zpnn=_blind(losses.zpnn_loss), lambda_pnn=_blind(losses.lambda_pnn_loss), pgcu=_pgcu, ldp=_ldp, scene_fitted=_scene_fitted)
 
 # %% ../nbs/training.ipynb #6cc067c5
 def _mixed(net, device): # the network at the precision of the trainer, what it says in 32 bits
@@ -183,7 +185,8 @@ class Cameras(L.LightningDataModule):
 
     def train_dataloader(self):
         q = self.q
-        return torch.utils.data.DataLoader(Patches(self.kept, self.steps, q.batch, q.patch, self.seed), batch_size=None, sampler=_From(self.trainer, self.steps))
+        b = Patches(self.kept, self.steps, q.batch, q.patch, self.seed)
+        return torch.utils.data.DataLoader(b, batch_size=None, sampler=_From(self.trainer, self.steps))
 
     def val_dataloader(self): return torch.utils.data.DataLoader(Strips(self.val), batch_size=None)
 

@@ -48,6 +48,7 @@ def file_of(
 
 def _stem(name, bands, ratio): return f'{name}-{bands}b-r{ratio}'.replace('anyb', 'any')
 
+# %% ../nbs/weights.ipynb #b38d703a
 def _say_own(own, ours):
     def ships(n): return (ours/n).exists() or (ours/re.sub(r'-\d+b-', '-any-', n)).exists()
     over = [f.stem for f in sorted(own.glob('*.safetensors')) if ships(f.name)]
@@ -258,6 +259,7 @@ def weights_for(name:str)->list: # `4 bands, ratio 4`
     stems = (re.fullmatch(r'-(\d+b|any)-r(\d+|any)', f.stem[len(n):]) for n in [adapted.get(name, name)] for d in folders() for f in d.glob(f'{n}-*.safetensors'))
     return sorted({f'{m[1].replace("b", "")} bands, ratio {m[2]}' for m in stems if m})
 
+# %% ../nbs/weights.ipynb #0f753d01
 def has_weights(name:str)->bool: # for any bands and ratio
     "Are there weights of this network?"
     return bool(weights_for(name))

@@ -58,6 +58,7 @@ def _land(f, without, tests):
             n = _side//r
             yield Land(g, gt[..., :n*r, :n*r], pan[..., :n*r, :n*r], ms[..., :n, :n], 1)
 
+# %% ../../nbs/data/cameras.ipynb #2189346a
 def _alone(f, without): # MS without PAN
     ds = open_scene(f, pan=False)
     s,truth = scene_sensor(ds),to_tensors(ds)[0][..., :_side, :_side]
@@ -87,6 +88,7 @@ def camera(
 
 def _noise(x, rng): return torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32)).to(x)
 
+# %% ../../nbs/data/cameras.ipynb #396b6ecb
 def _pan(l, rng): # at the scale of the truth
     if l.pan is None: return _mixed_in(l.truth[:, :1], l.truth, rng, whole=True)
     if l.k>1:
@@ -104,7 +106,8 @@ def _mixed_in(pan, truth, rng, whole=False): # some other mix of the bands
     a = rng.uniform(0, 1)
     return (1-a)*unit(pan) + a*unit(mix)
 
-def _lens(x, r, rng): # from the scale of the truth to that of MS; half of the cameras keep the pixel that the toolbox keeps
+# %% ../../nbs/data/cameras.ipynb #0b3ebc3d
+def _lens(x, r, rng): # from the scale of the truth to that of MS
     how = rng.random()
     if how<.6:
         gains = (rng.uniform(.15, .42)+rng.normal(0, .02, x.shape[1])).clip(.1, .48)
@@ -134,11 +137,12 @@ def softness(ms, pan, truth):
     z = (truth-truth.mean((2, 3), keepdim=True))/truth.std((2, 3), keepdim=True).clamp_min(1e-6)
     return max(0., kappa_of(z, calibrated(ms, pan).p))
 
+# %% ../../nbs/data/cameras.ipynb #e85585ba
 def real(l): # as its own camera took it, one scale down
     if l.ms is not None: return l.ms, l.pan, l.truth
     return wald(l.truth, l.pan, l.g.sensor)
 
-# %% ../../nbs/data/cameras.ipynb #e85585ba
+# %% ../../nbs/data/cameras.ipynb #b8584328
 def views(
     l:Land, seed:int, many:int=8 # made-up cameras besides the real one
 ): # yields `Kept`
@@ -174,6 +178,7 @@ class Patches(torch.utils.data.Dataset):
 
 def _rows(k): return k.y.shape[1]*7//8 # those to learn from
 
+# %% ../../nbs/data/cameras.ipynb #8923d1d1
 class Strips(torch.utils.data.Dataset):
     "The rows that nothing was learned from."
     def __init__(self, kept): self.kept = kept

@@ -6,7 +6,7 @@
 __all__ = ['View', 'view', 'Trunk', 'AnyPan']
 
 # %% ../../nbs/models/anypan.ipynb #77b94d8e
-import math, torch, torch.nn.functional as F
+import torch, torch.nn.functional as F
 from dataclasses import dataclass
 from ..classical.fitted import Fit, Numbers, apply, back_project, box, lacks, solve
 from torch import Tensor, nn
