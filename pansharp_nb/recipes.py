@@ -31,7 +31,7 @@ class Recipe:
     loss:str='l1'            # a key of `training.objectives`
     loss_args:dict=field(default_factory=dict)
     protocol:str='reduced'   # `full`: original scale, no truth
-    scaling:str='peak'       # or `stretch`, `scene`, `gs`
+    scaling:str='peak'       # or `stretch`, `scene`, `gs`, `sfr`
     wald:str='toolbox'       # how a pair is degraded: `toolbox` or `premix`
     augment:bool=False       # the eight turns
     jitter:int=0             # shaken cameras besides the real one
@@ -76,7 +76,7 @@ paper = {'PreMix-B': _premix, 'PreMix-H': _premix,
 _quick = Recipe(steps=400, lr=2e-3, loss='l12', optimiser='adamw', decay=1e-4, schedule='cosine', warmup=30, clip=1, scaling='gs', augment=True)
 _heavy = replace(_quick, batch=8, patch=32, lr=1e-3)
 _blind = replace(_quick, steps=80, protocol='full', batch=4, lr=5e-4, scaling='scene')
-quick = {n: _quick for n in paper} | {'PreMix-B': replace(_quick, steps=1200), 'PreMix-H': replace(_quick, steps=900, batch=8), 'FusionNet': replace(_quick, steps=1000),
+quick = {n: _quick for n in paper} | {'PreMix-B': replace(_quick, steps=1200, lr=5e-4, scaling='sfr'), 'PreMix-H': replace(_quick, steps=900, batch=8), 'FusionNet': replace(_quick, steps=1500, lr=5e-4, scaling='sfr'),
     'MFMIF-Net': replace(_heavy, steps=700, loss='two_scale_l2', loss_args=dict(norm='l12', lam=.5), knobs=dict(global_residual=True)),
     'DCFNet': replace(_heavy, steps=500, knobs=dict(residual=True)), 'SUM-DUN': replace(_heavy, steps=240, batch=4, bands=(4, 8)),
     'SIDP': replace(_blind, steps=250, lr=1e-3, loss='sidp_dn', loss_args=dict(unit='rad'), scaling='gs', knobs=dict(global_residual=True)), 'Z-PNN': replace(_blind, steps=300, loss='zpnn'),

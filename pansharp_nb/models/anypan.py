@@ -79,7 +79,7 @@ class AnyPan(nn.Module):
     def tile(self, ms, pan, n): # as `view`: a scene, or a tile of it
         v = view(ms, pan, n)
         q = v.f.q
-        x = q.U + n.u*self.detail(v.x, v.facts)
+        x = v.f.S + n.u*(self.detail(v.x, v.facts)-v.x[:, -1])
         return back_project(x, q.z, n.operator, 1)*n.sd + n.o
 
     def detail(self, x, facts, tile=256): # tile by tile, each seeing as much around it as matters
