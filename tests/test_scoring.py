@@ -1,5 +1,5 @@
 "Scores of scenes in any unit, without contrast or bands, of equal names; quotients with a guard; somebody's fused image."
-import warnings
+import subprocess, sys, warnings
 import numpy as np, pytest, torch
 from pansharp_nb import scoring
 from pansharp_nb.classical.injection import quotient, watched
@@ -275,3 +275,25 @@ def test_judge_doubts_another_unit(fused):
     assert any('fused has the mean' in l and 'the scores mean nothing' in l for l in heard(scoring.judge_image, x/8, ds)[1])
     assert any('reference has the mean' in l for l in heard(scoring.judge_image, x, ds, reference=ds.gt.values*9.)[1])
     assert any('multiplied by 2047' in l for l in heard(scoring.judge_image, x, ds, reference=ds.gt.values/2047)[1])
+
+def test_your_own_method_in_every_table(tmp_path, monkeypatch):
+    "A function, its place, and a name that another package has registered; a wrong answer is named."
+    (tmp_path/'theirs.py').write_text('from pansharp_nb.layers.sizes import upsample\ndef f(ms, pan, sensor): return upsample(ms, 4)\n', encoding='utf-8')
+    (tmp_path/'theirs-1.dist-info').mkdir()
+    (tmp_path/'theirs-1.dist-info'/'METADATA').write_text('Metadata-Version: 2.1\nName: theirs\nVersion: 1\n', encoding='utf-8')
+    (tmp_path/'theirs-1.dist-info'/'entry_points.txt').write_text('[pansharp_nb.methods]\nTheirs = theirs:f\n', encoding='utf-8')
+    monkeypatch.syspath_prepend(tmp_path)
+    scoring.strangers.cache_clear()
+    ds = made_up('QB', 128)
+    df = scoring.score(ds, methods=['GSA', 'theirs:f', 'theirs', {'mine': lambda ms,pan,sensor: ms.repeat_interleave(4, 2).repeat_interleave(4, 3)}])
+    t = df.pivot(index='metric', columns='method', values='value')
+    assert list(df.method.unique())==['GSA', 'theirs:f', 'Theirs', 'mine'] and (t['theirs:f'].dropna()==t['Theirs'].dropna()).all()
+    assert t.loc['PSNR', 'mine']<t.loc['PSNR', 'theirs:f']<t.loc['PSNR', 'GSA']
+    with pytest.raises(ValueError, match='is meant'): scoring.score(ds, methods=[{'mine': lambda ms,pan,sensor: ms}])
+    with pytest.raises(ValueError, match='cannot be imported'): scoring.score(ds, methods='theirs:g')
+    scoring.strangers.cache_clear()
+
+def test_the_package_is_its_own_door():
+    code = "import sys, pansharp_nb as ps; assert 'torch' not in sys.modules; print(ps.score(ps.made_up('QB', 128), methods='EXP').metric.iloc[0], *sorted(ps.__all__))"
+    said = subprocess.run([sys.executable, '-c', code], capture_output=True, encoding='utf-8', check=True).stdout.split()
+    assert {'open_scene', 'score', 'method', 'methods', 'made_up', 'train', 'judge'}<=set(said)
