@@ -9,8 +9,8 @@ __all__ = ['operators', 'methods', 'papers', 'enlarge', 'shrink', 'unit', 'Numbe
 
 # %% ../../nbs/classical/fitted.ipynb #7e155837
 import math, torch, torch.nn.functional as F, warnings
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 from .injection import checked
 from ..data.degrade import pad
 from ..data.registration import placement
@@ -122,18 +122,21 @@ class Numbers:
 @dataclass
 class Pair:
     "A pair, or a tile of it, standardised and on one grid."
-    z:Tensor      # MS `(1, C, h, w)`
-    U:Tensor      # the same, enlarged `(1, C, r*h, r*w)`
+    y:Tensor      # MS `(1, C, h, w)`, where it was
     p:Tensor      # PAN `(1, 1, r*h, r*w)`
     n:Numbers
+
+    @cached_property
+    def z(self): return enlarge(self.y, 1, self.n.by) # MS on PAN's grid `(1, C, h, w)`
+    @cached_property
+    def U(self): return enlarge(self.y, self.n.r, self.n.by) # the same, enlarged `(1, C, r*h, r*w)`
 
 def placed(
     ms:Tensor, pan:Tensor, # `(1, C, h, w)`, `(1, 1, r*h, r*w)`, digital numbers
     n:Numbers
 )->Pair:
     "A pair as `n` says."
-    y,p = (ms-n.o)/n.sd,enlarge(pan, 1, n.shift)
-    return Pair(enlarge(y, 1, n.by), enlarge(y, n.r, n.by), (p-n.pan[0])/n.pan[1], n)
+    return Pair((ms-n.o)/n.sd, (enlarge(pan, 1, n.shift)-n.pan[0])/n.pan[1], n)
 
 # %% ../../nbs/classical/fitted.ipynb #d1352b3a
 def moments(p): # mean and deviation
@@ -320,7 +323,7 @@ def _fitted(q, z, p, kappa): # coefficients, or `None` where the scene is too sm
     n = q.n
     if min(z.shape[-2:])<4*n.r: return None
     z2,p = shrink(z, n.operator, n.r),unit(soften(p, kappa))
-    q2 = Pair(z2, enlarge(z2, n.r), p, n)
+    q2 = Pair(z2, p, replace(n, by=(0., 0.)))
     X = estimates(q2, p)
     own,lack,most = list(_seen(p, q2.U, X, n.r)),z[0]-X[0],2**22//z.shape[1]//(41+z.shape[1])
     return _solve([_sums(p, q2.U, own, lack, b) for b in _blocks(*z.shape[-2:], n.r, most)])

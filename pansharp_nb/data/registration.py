@@ -25,9 +25,12 @@ def offset(
     u,p = (_fast(t, 4*r+1)[0, 0].double() for t in (u, mtf_filter(middle(pan, r), (.3,), r)))
     if min(p.shape)<4*m: return torch.zeros(2, dtype=torch.float64, device=p.device), 0.
     H,W = (n-2*m for n in p.shape)
-    lags = u[2:-2, 2:-2].unfold(0, H, 1).unfold(1, W, 1)
-    q = p[m:-m, m:-m]
-    c = (lags*q).sum((2, 3))/(lags.square().sum((2, 3)).sqrt()*q.norm()).clamp_min(1e-12)
+    u,q = u[2:-2, 2:-2],p[m:-m, m:-m]
+    k = [a-b+1 for a,b in zip(u.shape, q.shape)]
+    match = torch.fft.irfft2(torch.fft.rfft2(u)*torch.fft.rfft2(q, s=u.shape).conj(), s=u.shape)[:k[0], :k[1]]
+    energy = F.pad(u.square().cumsum(0).cumsum(1), (1, 0, 1, 0)) # of what lies under q
+    energy = energy[H:, W:]-energy[:-H, W:]-energy[H:, :-W]+energy[:-H, :-W]
+    c = match/(energy.clamp_min(0).sqrt()*q.norm()).clamp_min(1e-12)
     return _peak(c)-reach, c.max().item()
 
 def _fast(t, k): return t-F.avg_pool2d(F.pad(t, (k//2,)*4, 'replicate'), k, 1)
