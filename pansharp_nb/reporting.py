@@ -87,14 +87,17 @@ def to_html(text, rank):
 
 # %% ../nbs/reporting.ipynb #aa2624e5
 def boards(
-    scores:pd.DataFrame # tidy scores
-)->dict:                # heading -> frames of `leaderboard`
-    "The leaderboard of the scenes that nine in ten methods could fuse, of all scenes, and of each sensor."
+    scores:pd.DataFrame, # tidy scores
+    kinds:dict=None      # scene -> kind of image, such as `8 bands at ratio 4`
+)->dict:                 # heading -> frames of `leaderboard`
+    "The leaderboard of each kind of image (or of the scenes that nine in ten methods could fuse), of all scenes, and of each sensor."
     if scores.get('protocol', pd.Series(dtype=str)).nunique()>1: return {f'{p.capitalize()} resolution': leaderboard(g) for p,g in scores.groupby('protocol', sort=False)}
     n = scores.groupby('scene').method.nunique()
     most = n[n>=.9*n.max()].index
     one = {k: leaderboard(g) for k,g in scores.groupby('sensor')}
-    few = {f'{len(most)} scenes that nearly every method can fuse': leaderboard(scores[scores.scene.isin(most)])} if len(most)<len(n) else {}
+    by = {k: scores[scores.scene.map(kinds)==k] for k in dict.fromkeys((kinds or {}).values())}
+    by = dict(sorted(by.items(), key=lambda p: -p[1].scene.nunique()))
+    few = {f'{k}: {g.scene.nunique()} scenes'.replace(': 1 scenes', ': 1 scene'): leaderboard(g) for k,g in by.items()} if len(by)>1 else {f'{len(most)} scenes that nearly every method can fuse': leaderboard(scores[scores.scene.isin(most)])} if len(most)<len(n) else {}
     return few | {'All scenes': leaderboard(scores)} | (one if len(one)>1 else {})
 
 # %% ../nbs/reporting.ipynb #88cc9b04
@@ -388,11 +391,12 @@ def save(
     notes=(),              # lines below the first table
     banner:str='',         # shown above everything
     tables:dict=None,      # heading -> frame, before the boards
+    kinds:dict=None,       # as in `boards`
     said:str=''            # what was run, if `lead` does not know
 )->Path:                   # the page
     "Write `name.csv`, `.md`, `.tex`, `.json`, `.html`, and `name-1.jpg`, ... for `.md`."
     none = scores is None
-    folder,bs,notes = Path(folder),{} if none else boards(scores),[plain(n) for n in notes]
+    folder,bs,notes = Path(folder),{} if none else boards(scores, kinds),[plain(n) for n in notes]
     title,said,banner = (plain(t) for t in (title, said or lead(scores), banner))
     tables = {plain(t): f for t,f in (tables or {}).items()}
     made = {t: _plain(f, 'html') for t,f in tables.items()} | {plain(t): to_html(*b) for t,b in bs.items()}
@@ -403,7 +407,9 @@ def save(
     body,first = json.dumps(prov, indent=1),next(iter(tables.values()), None)
     tex = to_tex(*next(iter(bs.values()))) if first is None else _plain(first, 'tex')
     each = [f'## {literal(t, "md")}\n\n{_plain(f, "md")}' for t,f in tables.items()]
-    own = to_md(*next(iter(bs.values()))) if first is None else '\n\n'.join(each)
+    of_kind = list(bs.items())[:max(1, len({*(kinds or {}).values()}))]
+    if first is None: each = [f'## {literal(plain(t), "md")}\n\n{to_md(*b)}' if len(of_kind)>1 else to_md(*b) for t,b in of_kind]
+    own = '\n\n'.join(each)
     page = _page.render(title=title, lead=said, banner=banner, sections=sections, provenance=body)
     shots = {f'{name}-{i}.jpg': base64.b64decode(f) for i,f in enumerate(figures.values(), 1)}
     drawn = [f'![{literal(c, "md")}]({s})\n\n{literal(c, "md")}' for c,s in zip(figures, shots)]
