@@ -143,15 +143,18 @@ def moments(p): # mean and deviation
     return p.mean(), p.std().nan_to_num().clamp_min(1e-6)
 
 def calibrated(
-    ms:Tensor, # `(1, C, h, w)`, digital numbers
-    pan:Tensor # `(1, 1, r*h, r*w)`
+    ms:Tensor,      # `(1, C, h, w)`, digital numbers
+    pan:Tensor,     # `(1, 1, r*h, r*w)`
+    place:bool=True # or are they where they belong?
 )->Pair:
     "Put a pair on one grid, and find its operator."
     r = checked(ms, pan)
     o,sd = ms.mean((2, 3), keepdim=True),ms.std((2, 3), keepdim=True).nan_to_num().clamp_min(1e-6*ms.abs().amax().clamp_min(1e-6))
     y = (ms-o)/sd
-    like = _intensity(y, shrink(unit(pan), 'box', r))[0].view(1, -1, 1, 1) # the mix of bands that PAN resembles
-    by,shift = (tuple(d[0].tolist()) for d in placement((like*y).sum(1, keepdim=True), pan))
+    by = shift = 0.,0.
+    if place:
+        like = _intensity(y, shrink(unit(pan), 'box', r))[0].view(1, -1, 1, 1) # the mix of bands that PAN resembles
+        by,shift = (tuple(d[0].tolist()) for d in placement((like*y).sum(1, keepdim=True), pan))
     q = placed(ms, pan, Numbers(r, o, sd, by, shift, moments(enlarge(pan, 1, shift)), 'none'))
     q.n.operator = _best(q.z, q.p, r)
     return q
@@ -331,10 +334,11 @@ def _fitted(q, z, p, kappa): # coefficients, or `None` where the scene is too sm
 # %% ../../nbs/classical/fitted.ipynb #d4c3c7e4
 def solve(
     ms:Tensor, pan:Tensor, # as in `calibrated`: a scene, or a part of it that stands for it
-    kappa=None             # as in `sfr`
+    kappa=None,            # as in `sfr`
+    place:bool=True        # as in `calibrated`
 )->Numbers:
     "All that has to be known of one scene."
-    q = calibrated(ms, pan)
+    q = calibrated(ms, pan, place)
     z,p,k = _down_once(q)
     n = q.n
     n.kappa,n.known = k if kappa is None or kappa=='pair' else kappa,kappa is not None
