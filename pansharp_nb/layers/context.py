@@ -14,24 +14,26 @@ from torch import Tensor, nn
 # %% ../../nbs/layers/context.ipynb #e2051ebc
 class Context:
     "What layers know of a scene."
-    def __init__(self): self.values,self.n,self.look,self.scene = [],0,None,None # means over windows, how many
+    def __init__(self): self.values,self.n,self.look,self.scene = [],0,None,None # of the windows, how many they were
 
-    def add(self, values):
+    def add(self, values, tops): # of one window; which are maxima
         "One window more."
         if self.n and len(values)!=len(self.values): raise ValueError(f'{len(values)} statistics in this window, {len(self.values)} in those before: is it the same network?')
         self.n += 1
-        self.values = [m+(v-m)/self.n for m,v in zip(self.values, values)] if self.n>1 else values
+        if self.n>1: values = [m.maximum(v) if t else m+(v-m)/self.n for m,v,t in zip(self.values, values, tops)]
+        self.values = values
 
 # %% ../../nbs/layers/context.ipynb #b43fcade
-_now = ContextVar('context', default=None) # a function `take(f, args)`, its Context, and where in the scene the tile begins
+_now = ContextVar('context', default=None) # a function `take(f, args, top)`, its Context, and where in the scene the tile begins
 
 def statistic(
     f,    # what to take, of the whole image
-    *args # of `f`, the image first
+    *args, # of `f`, the image first
+    top:bool=False # is it a maximum?
 )->Tensor:
     "`f(*args)`, or what is known of it."
     if torch.compiler.is_compiling() or (now := _now.get()) is None: return f(*args)
-    return now[0](f, args)
+    return now[0](f, args, top)
 
 def of_scene(
     look # `look(ms, pan)`: how it would be found
@@ -49,13 +51,13 @@ def recording(
 ):
     "Remember what layers take: one pass over one window."
     c,seen = c or Context(),[]
-    def take(f, args):
-        seen.append(f(*args))
-        return seen[-1]
+    def take(f, args, top):
+        seen.append((f(*args), top))
+        return seen[-1][0]
     token = _now.set((take, c, None))
     try: yield c
     finally: _now.reset(token)
-    c.add([v.detach() for v in seen])
+    c.add([v.detach() for v,_ in seen], [t for _,t in seen])
 
 @contextmanager
 def frozen(
@@ -64,7 +66,7 @@ def frozen(
 ):
     "Give layers what is remembered: one pass over one tile."
     left = iter(c.values)
-    def take(f, args):
+    def take(f, args, top):
         if (v := next(left, None)) is None: raise ValueError(f'more than the {len(c.values)} statistics recorded: is it the same network?')
         return v.to(args[0])
     token = _now.set((take, c, at))

@@ -71,7 +71,7 @@ class CBAM(nn.Module):
         self.pixel = nn.Conv2d(2, 1, ks, padding=ks//2, padding_mode='reflect')
 
     def forward(self, x:Tensor)->Tensor: # `(B, nf, H, W)`, both
-        avg,top = statistic(mean, x),statistic(largest, x)
+        avg,top = statistic(mean, x),statistic(largest, x, top=True)
         x = x*(self.channel(avg)+self.channel(top)).sigmoid()
         return x*self.pixel(torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1)).sigmoid()
 
