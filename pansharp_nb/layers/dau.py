@@ -8,6 +8,7 @@ __all__ = ['SpatialGate', 'ChannelGate', 'DAU']
 # %% ../../nbs/layers/dau.ipynb #b358af73
 import torch
 from functools import partial
+from .context import pooled
 from torch import nn, Tensor
 
 # %% ../../nbs/layers/dau.ipynb #4c11a62d
@@ -36,7 +37,7 @@ class ChannelGate(nn.Module):
         self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), one(n, nh), nn.ReLU(), one(nh, n), nn.Sigmoid())
 
     def forward(self, u:Tensor)->Tensor: # `(B, n, H, W)`, both
-        return u*self.gate(u)
+        return u*pooled(self.gate, u)
 
 # %% ../../nbs/layers/dau.ipynb #f5e28ae9
 class DAU(nn.Module):

@@ -11,6 +11,7 @@ from math import isqrt
 from torch import nn, Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.init import calculate_gain
+from ...layers.context import pooled
 from ...layers.sizes import deconv, fit, upsample
 
 # %% ../../../nbs/models/baselines/adaptive.ipynb #b6856879
@@ -106,7 +107,7 @@ class LAConv(nn.Module):
         self.weight = nn.Conv2d(ni, no, ks, bias=False).weight
 
     def forward(self, x:Tensor)->Tensor: # `(B, ni, H, W)` -> `(B, no, H, W)`
-        return adaptive_conv(x, self.local(x), self.weight.flatten(1)[None, None])+self.bias(x)
+        return adaptive_conv(x, self.local(x), self.weight.flatten(1)[None, None])+pooled(self.bias, x)
 
 # %% ../../../nbs/models/baselines/adaptive.ipynb #17f1c7bf
 class LACBlock(nn.Module):
@@ -161,7 +162,7 @@ class ADKLayer(nn.Module):
         self.std,self.gain = nn.Parameter(torch.randn(nf, k2)*_gain(ks)),_gain(ks)
 
     def forward(self, x:Tensor, y:Tensor)->Tensor: # features of MS and PAN `(B, nf, H, W)` -> `(B, nf, H, W)`
-        w = normalised(self.spectral(x).view(len(x), *self.std.shape), 2)*self.std
+        w = normalised(pooled(self.spectral, x).view(len(x), *self.std.shape), 2)*self.std
         return adaptive_conv(x, normalised(self.spatial(y), 1)*self.gain, w[:, :, None])
 
 # %% ../../../nbs/models/baselines/adaptive.ipynb #52971a72
