@@ -78,9 +78,9 @@ _heavy = replace(_quick, batch=8, patch=32, lr=1e-3)
 _blind = replace(_quick, steps=80, protocol='full', batch=4, lr=5e-4, scaling='scene')
 quick = {n: _quick for n in paper} | {'PreMix-B': replace(_quick, steps=1200, lr=5e-4, scaling='sfr'), 'PreMix-H': replace(_quick, steps=900, batch=8), 'FusionNet': replace(_quick, steps=1500, lr=5e-4, scaling='sfr'),
     'MFMIF-Net': replace(_heavy, steps=700, loss='two_scale_l2', loss_args=dict(norm='l12', lam=.5), knobs=dict(global_residual=True)),
-    'DCFNet': replace(_heavy, steps=500, knobs=dict(residual=True)), 'SUM-DUN': replace(_heavy, steps=240, batch=4, bands=(4, 8)),
+    'DCFNet': replace(_heavy, steps=500, knobs=dict(residual=True, corners=False)), 'SUM-DUN': replace(_heavy, steps=240, batch=4, bands=(4, 8)),
     'SIDP': replace(_blind, steps=250, lr=1e-3, loss='sidp_dn', loss_args=dict(unit='rad'), scaling='gs', knobs=dict(global_residual=True)), 'Z-PNN': replace(_blind, steps=300, loss='zpnn'),
-    'lambda-PNN': replace(_blind, loss='lambda_pnn'), 'GPPNN': replace(_quick, steps=220), 'LAGConv': replace(_quick, steps=120, lr=1e-3),
+    'lambda-PNN': replace(_blind, loss='lambda_pnn'), 'GPPNN': replace(_quick, steps=220, knobs=dict(corners=False)), 'LAGConv': replace(_quick, steps=120, lr=1e-3),
     'TFNet': replace(_quick, steps=500, batch=8, lr=1e-3), 'MSDCNN': replace(_quick, steps=450, lr=1e-3), 'DRPNN': replace(_quick, steps=110, batch=8, lr=1e-3),
     'PGCU': replace(_quick, patch=128, batch=4, loss='pgcu'), 'LDPNet': replace(_blind, loss='ldp', scaling='peak'), 'SFINet': replace(_heavy, clip=.01),
     'MSDDN': replace(_heavy, clip=.01), 'ADKNet': _heavy, 'UTSN': _heavy, 'AWFLN': _heavy, 'MDCUN': _heavy, 'BDPN': _heavy,

@@ -892,7 +892,7 @@ def test_a_stack_is_unpacked_as_its_file_says(tmp_path):
         for k in ('ms', 'pan'): f[k].attrs['scale_factor'] = .5
     with warnings.catch_warnings(action='ignore'):
         g = patches.grounds(tmp_path)
-        one = patches._tensors(g[1])
+        one = patches.images_of(g[1])
         ds = open_scene(tmp_path/'train_qb.h5', index=1)
     assert len(g)==3 and (one[0][0].numpy()==ds.ms.values).all() and (one[1][0, 0].numpy()==ds.pan.values).all()
     assert np.allclose(ds.ms.values, ms*.5)
