@@ -7,7 +7,7 @@ from functools import lru_cache
 from pansharp_nb import weights
 from pansharp_nb.data.scaling import scale_of, start
 from pansharp_nb.data.scenes import open_scene, scene_sensor, to_tensors
-from pansharp_nb.layers.context import Context, frozen, recording
+from pansharp_nb.layers.context import frozen, recording
 from pansharp_nb.models import networks
 from pansharp_nb.models.baselines.adaptive import LAGNet
 from pansharp_nb.models.baselines.pnn import PNN, LambdaPNN

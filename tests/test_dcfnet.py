@@ -5,7 +5,6 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from pansharp_nb.data.degrade import interp23tap
 from pansharp_nb.data.scenes import open_scene, to_tensors
-from pansharp_nb.layers import dbf as units
 from pansharp_nb.layers.dbf import DBF, PCFT, PFU, weights
 from pansharp_nb.layers.sizes import upsample
 from pansharp_nb.models.dcfnet import DCFNet
