@@ -9,8 +9,10 @@ __all__ = ['Seen', 'Steps', 'shaped']
 import torch
 from collections.abc import Callable
 from dataclasses import dataclass
-from .injection import door, haze
+from functools import cached_property
+from .injection import checked, haze
 from .moments import moments
+from ..data.degrade import interp23tap
 from torch import Tensor
 
 # %% ../../nbs/classical/steps.ipynb #69de4425
@@ -23,8 +25,11 @@ class Seen:
         rim:int=0,    # PAN pixels on each side that belong to the neighbours
         valid:Tensor=None, # PAN pixels that count, without the rim `(H, W)`
         **how):       # options of a method
-        self.M,self.r = door(ms, pan)
+        self.r = checked(ms, pan)
         self.ms,self.pan,self.sensor,self.rim,self.valid,self.how,self.made = ms,pan,sensor,rim,valid,how,{}
+
+    @cached_property
+    def M(self): return interp23tap(self.ms, self.r) if self.r>1 else self.ms.clone()
 
     def __call__(self, f, *args): # f(self, *args), made once
         k = f, args
