@@ -565,6 +565,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'pansharp_nb.data.overlay.Overlay.moved': ( 'data/overlay.html#overlay.moved',
                                                                                       'pansharp_nb/data/overlay.py'),
                                           'pansharp_nb.data.overlay._along': ('data/overlay.html#_along', 'pansharp_nb/data/overlay.py'),
+                                          'pansharp_nb.data.overlay._alpha': ('data/overlay.html#_alpha', 'pansharp_nb/data/overlay.py'),
                                           'pansharp_nb.data.overlay._by_size': ( 'data/overlay.html#_by_size',
                                                                                  'pansharp_nb/data/overlay.py'),
                                           'pansharp_nb.data.overlay._epsg': ('data/overlay.html#_epsg', 'pansharp_nb/data/overlay.py'),

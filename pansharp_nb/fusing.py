@@ -286,7 +286,7 @@ def _nodata(o, said, dtype): # the output's nodata value, and whether a mask goe
     declared = [v for l in (*o.ms, o.pan) for v in l.nodata if v is not None]
     fits = [tidy(v) for v in declared if dtype.startswith('float') or v==v and float(v).is_integer() and np.iinfo(dtype).min<=v<=np.iinfo(dtype).max]
     if fits: return fits[0], False
-    if any(l.masked for l in (*o.ms, o.pan)): return None, True
+    if any(l.masked or l.alpha for l in (*o.ms, o.pan)): return None, True
     return (math.nan if dtype.startswith('float') else 0), False
 
 def _range(dtype, bits):

@@ -6,7 +6,7 @@
 __all__ = ['quiet', 'Layer', 'opened', 'layer', 'Overlay', 'overlay', 'landsat_bands']
 
 # %% ../../nbs/data/overlay.ipynb #95ca768a
-import math, os, rasterio, re, warnings
+import math, numpy as np, os, rasterio, re, warnings
 from dataclasses import dataclass, replace
 from .files import shown
 from .rasters import _facts, landsat_files, landsat_sensor
@@ -14,6 +14,7 @@ from .sensors import band_in, landsat, sensor_in
 from pathlib import Path
 from rasterio import Affine
 from rasterio.enums import MaskFlags
+from rasterio.windows import Window
 
 # %% ../../nbs/data/overlay.ipynb #02c30293
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class Layer:
     crs:str       # WKT, '' if unknown
     dtype:str
     nodata:tuple  # a number, or `None`, a band
-    masked:bool   # has it an alpha band or a mask?
+    masked:bool   # has it a mask?
+    alpha:int     # number of its alpha band, or 0
     facts:dict    # `sensor`, `bit_depth`, as far as the tags tell
     names:tuple   # descriptions of the bands
     rpc:bool=False# is it placed by RPC or ground control points only?
@@ -55,19 +57,26 @@ def layer(
     with rasterio.Env(**quiet), opened(path) as f: return _header(f, path, only)
 
 # %% ../../nbs/data/overlay.ipynb #b6a70276
+def _alpha(f, colour): # number of the alpha band, or 0
+    if 'alpha' not in colour or f.count<2: return 0
+    i,w = colour.index('alpha')+1,Window((f.width-min(f.width, 512))//2, (f.height-min(f.height, 512))//2, min(f.width, 512), min(f.height, 512))
+    a = f.read(i, window=w)
+    return i*bool(np.isin(a, (0, a.max())).mean()>.95)
+
 def _header(f, path, only):
     colour = [c.name for c in f.colorinterp]
-    bands = tuple(i+1 for i,c in enumerate(colour) if c!='alpha')
+    alpha = _alpha(f, colour)
+    bands = tuple(i+1 for i in range(f.count) if i+1!=alpha)
     if only and only not in bands: raise ValueError(f'{shown(path)} has no band {only}: it has {len(bands)}')
     bands = (only,) if only else bands
     if not bands: raise ValueError(f'{shown(path)} holds no bands: name the file with the image')
     if 'palette' in colour: raise ValueError(f'{shown(path)} holds numbers of a colour palette: gdal_translate -expand rgb')
     if any('complex' in t for t in f.dtypes): raise ValueError(f'{shown(path)} holds complex numbers: give integers or floats')
     t = None if f.transform.is_identity else f.transform
-    masked = any({MaskFlags.per_dataset, MaskFlags.alpha} & set(m) for m in f.mask_flag_enums)
+    masked = any(MaskFlags.per_dataset in m and MaskFlags.alpha not in m for m in f.mask_flag_enums)
     about = dict(nodata=tuple(f.nodatavals[i-1] for i in bands), names=tuple(f.descriptions[i-1] or '' for i in bands))
     rpc = t is None and (f.rpcs is not None or bool(f.gcps[0]))
-    return Layer(path, bands, f.shape, t, f.crs.to_wkt() if f.crs else '', f.dtypes[bands[0]-1], masked=masked, facts=_facts(f), rpc=rpc, **about)
+    return Layer(path, bands, f.shape, t, f.crs.to_wkt() if f.crs else '', f.dtypes[bands[0]-1], masked=masked, alpha=alpha, facts=_facts(f), rpc=rpc, **about)
 
 # %% ../../nbs/data/overlay.ipynb #c3ee7792
 def _scale_and_offset(p, m): # layers of PAN and MS: ratio, (down, right) of MS's corner in PAN pixels

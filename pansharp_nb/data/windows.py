@@ -51,6 +51,7 @@ def _read(s, l, rows, cols): # numbers `(k, h, w)` and booleans `(h, w)` of what
     if m: bad |= np.all(m, 0) if zero else np.any(m, 0)
     if s.nodata=='auto':
         if l.masked: bad |= f.read_masks(l.bands[0], window=w)==0
+        if l.alpha: bad |= f.read(l.alpha, window=w)==0
         if a.dtype.kind=='f': bad |= np.isnan(a).any(0)
     return a, bad
 
