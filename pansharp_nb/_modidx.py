@@ -933,6 +933,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'pansharp_nb.fusing._taps': ('fusing.html#_taps', 'pansharp_nb/fusing.py'),
                                     'pansharp_nb.fusing._trailing': ('fusing.html#_trailing', 'pansharp_nb/fusing.py'),
                                     'pansharp_nb.fusing._up': ('fusing.html#_up', 'pansharp_nb/fusing.py'),
+                                    'pansharp_nb.fusing._weights': ('fusing.html#_weights', 'pansharp_nb/fusing.py'),
                                     'pansharp_nb.fusing._window': ('fusing.html#_window', 'pansharp_nb/fusing.py'),
                                     'pansharp_nb.fusing._write': ('fusing.html#_write', 'pansharp_nb/fusing.py'),
                                     'pansharp_nb.fusing.as_files': ('fusing.html#as_files', 'pansharp_nb/fusing.py'),

@@ -12,8 +12,7 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import cache
-from . import __version__, weights
+from . import __version__
 from .classical import fitted, multiresolution, substitution, variational
 from .classical.injection import combine
 from .classical.moments import moments, regression
@@ -22,10 +21,8 @@ from .data.degrade import fir
 from .data.files import tidy
 from .data.overlay import Overlay, opened, overlay, quiet
 from .data.registration import offset
-from .data.scaling import band_order, scale_of, start
 from .data.sensors import sensor as as_sensor
 from .data.windows import Source, means, piece
-from .models.networks import networks
 from .settings import device as a_device
 from .writing import target, whole
 from pathlib import Path
@@ -52,12 +49,19 @@ _halo = dict.fromkeys(('PNN', 'A-PNN', 'DiCNN1', 'FusionNet', 'Z-PNN'), 16) | di
 _halo |= dict.fromkeys(('GPPNN', 'DCFNet'), 48)
 
 # %% ../nbs/fusing.ipynb #e6d452db
+def _weights(): # the page of trained networks
+    from pansharp_nb import weights
+    return weights
+
 def _known(name): # as we spell it
-    every = [*_classical, *networks]
+    hit = {n.lower(): n for n in _classical}.get(name.lower())
+    if hit: return hit
+    weights = _weights()
+    every = [*_classical, *weights.networks]
     hit = {n.lower(): n for n in every}.get(name.lower())
     near = ', '.join(difflib.get_close_matches(name, every, 3, .4)) or ', '.join(every)
     if hit is None: raise ValueError(f'unknown method {name!r}: did you mean {near}? `pansharp-nb methods` lists all')
-    if hit in networks and not weights.has_weights(hit): raise ValueError(f'{hit} has no trained weights here: `pansharp-nb train --model {hit}` makes them')
+    if not weights.has_weights(hit): raise ValueError(f'{hit} has no trained weights here: `pansharp-nb train --model {hit}` makes them')
     return hit
 
 def _up(n, r): return -(-n//r)*r
@@ -70,7 +74,7 @@ def plan(
 )->Plan:
     "What a method needs; raises `ValueError` if it cannot fuse such a scene."
     m = _known(method)
-    if m in networks: return _net_plan(m, bands, ratio)
+    if m not in _classical: return _net_plan(m, bands, ratio)
     if ratio not in (2, 4, 8, 16): raise ValueError(f'ratio {ratio}: classical methods double; take a network that has learned it, or gdalwarp MS')
     if m not in steps: return Plan(m, 'blocks', 1, 64, 64, 'the whole image')
     s = steps[m]
@@ -79,6 +83,7 @@ def plan(
 
 # %% ../nbs/fusing.ipynb #6bf761a6
 def _net_plan(m, bands, ratio):
+    weights = _weights()
     if weights.file_of(m, bands, ratio) is None:
         raise ValueError(f'{m} has no weights for {bands} bands at ratio {ratio}: it has {"; ".join(weights.weights_for(m))}; choose --bands or a classical method')
     half = weights.card_of(weights.file_of(m, bands, ratio))['scaling']=='gs'
@@ -221,20 +226,23 @@ def _middle(o, n=2048): # a piece in the middle, at most n PAN pixels a side
     return y, x, h, w
 
 def _net(job): # network, card, order of the bands, scaling
-    m,C = job.plan.method,job.s.o.C
+    from pansharp_nb.data.scaling import band_order
+    m,C,weights = job.plan.method,job.s.o.C,_weights()
     net,card = weights.load(weights.file_of(m, C, job.s.o.r))
     return net.to(job.device), card, band_order(job.sensor.bands) if len(job.sensor.bands)==C else list(range(C))
 
 @torch.inference_mode()
 def _net_found(job, run):
+    from pansharp_nb.data.scaling import scale_of
     net,card,order = _net(job)
     v = _seen(job, _middle(job.s.o), 0, job.net_by)
     found = dict(scale=scale_of(v.ms[:, order], v.pan, job.sensor, card['scaling']))
     if job.s.o.placed: found['scale'] = replace(found['scale'], by=None)
-    if weights.is_strange(card, job.sensor): found |= _found(replace(job, plan=plan('GSA', job.s.o.C, job.s.o.r), device='cpu'), run)
+    if _weights().is_strange(card, job.sensor): found |= _found(replace(job, plan=plan('GSA', job.s.o.C, job.s.o.r), device='cpu'), run)
     return found
 
 def _by_net(job, found, box):
+    from pansharp_nb.data.scaling import start
     net,card,order = _net(job)
     v,scale = _seen(job, box, job.plan.halo, job.net_by),found['scale'].to(job.device)
     x = scale.back(start(net, card['scaling'])(*scale(v.ms[:, order], v.pan)))[:, sorted(range(len(order)), key=order.__getitem__)]
@@ -252,12 +260,13 @@ class Numbers:
     mask:bool
     range:tuple  # least and largest number
 
-def _as_numbers(x, valid, q): # (C, h, w) float: array, and how many were clipped
+def _as_numbers(x, valid, q): # (C, h, w) float, overwritten: array, and how many were clipped
     x = x.double().numpy() if np.dtype(q.dtype).itemsize==4 and q.dtype!='float32' else x.numpy()
     lo,hi = q.range
-    if q.dtype!='float32': x = np.floor(x+.5)
-    out = int(((x<lo) | (x>hi))[:, slice(None) if valid is None else valid].sum())
-    x = np.clip(x, lo, hi).astype(q.dtype)
+    if q.dtype!='float32': np.floor(np.add(x, .5, out=x), out=x)
+    odd = (x<lo) | (x>hi)
+    out = int(odd.sum() if valid is None else odd[:, valid].sum())
+    x = np.clip(x, lo, hi, out=x).astype(q.dtype, copy=False)
     if q.nodata is None: return x, out
     if q.nodata==q.nodata: x[x==q.nodata] = q.nodata+1 if q.nodata<hi else q.nodata-1
     if valid is not None: x[:, ~valid] = q.nodata
@@ -273,8 +282,8 @@ def _apply(job, found, q, box): # numbers of a piece, what is valid (`None`: all
     elif 'scale' in found: x,v = _by_net(job, found, box)
     else:
         v = _seen(job, box, halo)
-        x = weights.trained(m)(v.ms, v.pan, v.sensor) if m in networks else _classical[m](v.ms, v.pan, v.sensor)
-    x = x[0, list(q.bands), halo:x.shape[2]-halo, halo:x.shape[3]-halo].cpu()
+        x = (_classical[m] if m in _classical else _weights().trained(m))(v.ms, v.pan, v.sensor)
+    x = x[0, :, halo:x.shape[2]-halo, halo:x.shape[3]-halo][list(q.bands)].cpu()
     valid = None if v.valid is None else v.valid.cpu().numpy()
     a,n = _as_numbers(x, valid, q)
     return a, valid, n
@@ -358,11 +367,11 @@ def _offset(job, box): # PAN pixels (down, right), as `registration.offset` find
     m,p = (torch.from_numpy(a)[None] for a in (ms, pan))
     low = torch.nn.functional.avg_pool2d(p, job.s.o.r)
     w,_ = regression(moments(m, low))
-    d,c = offset(combine(m, w[..., None].to(m)), p, side=96)
+    d,c = offset(combine(m, w[..., None].to(m)), p, side=64)
     return np.array(d), c
 
 def _offsets(job, k): # in k x k windows
-    n = 96*job.s.o.r
+    n = 64*job.s.o.r
     def starts(N): return sorted({round(f*(max(N-n, 0)))//64*64 for f in ((.5,) if k==1 else np.linspace(0, 1, k))})
     (H,W),r = job.s.o.HW,job.s.o.r
     boxes = [(y, x, min(n, (H-y)//r*r), min(n, (W-x)//r*r)) for y in starts(H) for x in starts(W)]
@@ -401,13 +410,13 @@ def _job(o, method, sensor, nodata, tile, device, approximate):
     if p.tile<64 or p.tile%64: raise ValueError(f'tile {p.tile}: a multiple of 64 is meant (--tile)')
     s = Source(o, nodata, uuid.uuid4().hex)
     if s.gaps: s = replace(s, fill=means(s))
-    camera,dev = _camera(o, sensor, p.method),str(a_device(device)) if p.method in networks else 'cpu' if device=='auto' else str(a_device(device))
+    camera,dev = _camera(o, sensor, p.method),str(a_device(device)) if p.method not in _classical else 'cpu' if device=='auto' else str(a_device(device))
     if p.method=='TV': variational.tv_parameters(camera, o.C)
     return _moved(Job(s, p, camera, device=dev))
 
 def _moved(job):
     o,m = job.s.o,job.plan.method
-    net = m in networks and weights.card_of(weights.file_of(m, o.C, o.r))['scaling']=='gs' and o.placed
+    net = m not in _classical and o.placed and (w := _weights()).card_of(w.file_of(m, o.C, o.r))['scaling']=='gs'
     return replace(job, by=tuple(d/o.r for d in o.moved()), net_by=tuple(d/o.r for d in o.moved(not net)))
 
 # %% ../nbs/fusing.ipynb #e8af57b9
@@ -486,7 +495,7 @@ def look(
     run:Runner
 )->dict:
     "What the method has to know of the scene."
-    if w.job.plan.method in networks and w.job.plan.kind!='blocks': return _net_found(w.job, run)
+    if w.job.plan.method not in _classical and w.job.plan.kind!='blocks': return _net_found(w.job, run)
     return _found(w.job, run)
 
 def statistics(
@@ -494,7 +503,7 @@ def statistics(
 )->dict: # for `fuse(..., stats=...)`
     "What the method has to know of a scene."
     w = prepare(pan, ms, method, **how)
-    with _runner(executor, w.jobs, progress, w.job.plan.method in networks) as run: return look(w, run)
+    with _runner(executor, w.jobs, progress, w.job.plan.method not in _classical) as run: return look(w, run)
 
 # %% ../nbs/fusing.ipynb #fbb53006
 def _room(w, out, cog):
@@ -526,7 +535,7 @@ def _enough(w):
 
 def _about(w, command):
     o,p,q = w.job.s.o,w.job.plan,w.job
-    label = weights.label(p.method, o.C, o.r, w.job.sensor) if p.method in networks else '-'
+    label = '-' if p.method in _classical else _weights().label(p.method, o.C, o.r, w.job.sensor)
     by = ', '.join(f'{d*o.r:g}' for d in w.job.by)
     return f'{__version__}; {p.method}; weights {label}; ratio {o.r}; MS read ({by}) PAN px further; {p.kind}' + f'; {command}'*bool(command)
 
@@ -554,7 +563,7 @@ def fuse(
     except OSError as e: raise ValueError(str(e)) from None
     w = whole_scene or prepare(pan, ms, method, **how)
     _room(w, out, cog)
-    net = w.job.plan.method in networks
+    net = w.job.plan.method not in _classical
     with _enough(w), _runner(executor, w.jobs, progress, net) as run, whole(out) as part:
         found = look(w, run) if stats is None else stats
         if w.job.s.o.placed: _compare(w.job)
