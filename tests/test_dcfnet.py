@@ -149,11 +149,12 @@ def test_wrong_knobs():
     for kw in (dict(ratio=3), dict(ratio=0), dict(first='add'), dict(up='nearest'), dict(dbf='mean'), dict(pfu='add')):
         with pytest.raises(ValueError, match=next(iter(kw))): DCFNet(4, dim=4, **kw)
 
-def test_figure_by_hand():
+@pytest.mark.parametrize('corners', [True, False])
+def test_figure_by_hand(corners):
     "The arrows of the network once more, with the units as they are."
-    net = shaken(DCFNet(4, dim=4, dbf='repo').double().eval())
+    net = shaken(DCFNet(4, dim=4, dbf='repo', corners=corners).double().eval())
     ms,pan = pair(4, 9, 8, B=2, dtype=torch.float64)
-    def up(x, size): return F.interpolate(x, size, mode='bilinear', align_corners=True)
+    def up(x, size): return F.interpolate(x, size, mode='bilinear', align_corners=corners)
     x = net.stage1(net.head(torch.cat([pan, interp23tap(ms, 4)], 1)))
     pyr = net.pyramid
     a = pyr.stage2[0](pyr.to0(x))
@@ -190,19 +191,13 @@ def test_gradients():
 
 def test_momentum(): assert {m.momentum for m in DCFNet(4, dim=4).modules() if isinstance(m, nn.BatchNorm2d)}=={.01}
 
-def test_only_aligned_corners_keep_tiles_from_agreeing(monkeypatch):
-    "Far from the tile's edge, a tile differs from the whole; with pixel areas aligned instead, it would not."
-    net = shaken(DCFNet(4, dim=4, blocks=1, up='bicubic').double().eval())
+def test_only_aligned_corners_keep_tiles_from_agreeing():
+    "Far from the tile's edge, a tile differs from the whole; with pixel areas aligned instead, it does not."
     ms,pan = pair(4, 4, 48, dtype=torch.float64)
-    def gap(): return (net(ms, pan)[..., :16]-net(ms[..., :32], pan[..., :128])[..., :16]).abs().max()
-    with torch.no_grad():
-        assert gap()>1e-5
-        areas = dict(mode='bilinear', align_corners=False)
-        def stretch(x, like): return F.interpolate(x, like.shape[-2:], **areas)
-        monkeypatch.setattr(units, 'stretch', stretch)
-        monkeypatch.setattr('pansharp_nb.models.dcfnet.stretch', stretch)
-        monkeypatch.setattr('pansharp_nb.models.dcfnet.scaled', lambda ms, r, s: F.interpolate(ms, scale_factor=r//s, **areas))
-        assert gap()<1e-12
+    def gap(**kw):
+        net = shaken(DCFNet(4, dim=4, blocks=1, up='bicubic', **kw).double().eval())
+        with torch.no_grad(): return (net(ms, pan)[..., :16]-net(ms[..., :32], pan[..., :128])[..., :16]).abs().max()
+    assert gap()>1e-5 and gap(corners=False)<1e-12
 
 def test_overfits_a_real_patch(scenes):
     "Ten times less in thirty steps, and better than a constant image per band."

@@ -1,9 +1,11 @@
 "Every layout of scenes.ipynb and fetch.ipynb, written small here, and the real scenes where they are."
-import csv, errno, hashlib, http.server, os, pickle, random, tarfile, threading, tracemalloc
+import csv, errno, hashlib, http.server, os, pickle, random, tarfile, threading, tracemalloc, warnings
 from dataclasses import replace
 from pathlib import Path
 import h5py, numpy as np, pytest, rasterio, rioxarray, scipy.io, torch, xarray as xr
 from rasterio import Affine
+from scipy.ndimage import gaussian_filter
+from pansharp_nb.data.degrade import interp23tap
 from pansharp_nb.data import fetch
 from pansharp_nb.data import scenes as S
 from pansharp_nb.data.scenes import as_scene, check_scene, crop, largest_rectangle, nbu_split, nodata_mask, open_scene
@@ -396,7 +398,7 @@ def test_landsat_folder(tmp_path, off):
     assert ds.sensor=='L8' and ds.ratio==2 and ds.bands==['B', 'G', 'R', 'NIR', 'SWIR1', 'SWIR2']
     h,w = ds.ms.shape[1:]
     mean = ds.pan.values.astype(float).reshape(h, 2, w, 2).mean((1, 3))
-    assert abs(mean+2-ds.ms.values[0]-7.5*8).max() <= 1
+    assert abs(mean+2-ds.ms.values[0]+7.5*8).max() <= 1
     assert h>=20-4 and w>=16-4 and (ds.ms.values[1]-ds.ms.values[0]==1).all()
     assert abs(np.subtract(ds.ms.rio.bounds(), ds.pan.rio.bounds())).max() <= 7.5
 
@@ -409,6 +411,36 @@ def test_landsat_without_georeferencing(tmp_path):
     next((tmp_path/'LC08').glob('*_B8.TIF')).unlink()
     assert open_scene(tmp_path/'LC08', pan=False).kind=='ms_only'
     with pytest.raises(ValueError, match='no PAN'): open_scene(tmp_path/'LC08')
+
+def usgs(d, h=60, w=50, s=8):
+    "A texture seen by both cameras, `s` samples a PAN pixel: a Landsat folder, and the same bands as two files."
+    f = gaussian_filter(np.random.default_rng(0).standard_normal((2*s*(h+2), 2*s*(w+2))), 3*s, mode='wrap')
+    f = 8000+2000*f/f.std()
+    def seen(y, x, n, m, k): return f[y:y+n*k, x:x+m*k].reshape(n, k, m, k).mean((1, 3)).astype('uint16')
+    ms,pan = seen(2*s, 2*s, h, w, 2*s),seen(2*s+s//2, 2*s+s//2, 2*h-1, 2*w-1, s)
+    g,p = grid(30),grid(15, 5e5+7.5, 6e6-7.5)
+    for name,a,t in (*((f'x/LC08_B{b}', ms+b, g) for b in (2, 3, 4, 5)), ('x/LC08_B8', pan, p), ('L8_ms', np.stack([ms]*4), g), ('L8_pan', pan, p)):
+        (d/name).parent.mkdir(exist_ok=True)
+        tif(d/f'{name}.TIF', a, t)
+    return d
+
+def alike(ms, pan): # correlation of upsampled MS with PAN made as soft
+    a,b = interp23tap(ms.double(), 2)[0, 0].numpy(),gaussian_filter(pan[0, 0].double().numpy(), 1)
+    return np.corrcoef(a[16:-16, 16:-16].ravel(), b[16:-16, 16:-16].ravel())[0, 1]
+
+@pytest.mark.parametrize('how', ['folder', 'files', 'no place'])
+def test_usgs_corners_are_paired_where_the_toolbox_puts_them(tmp_path, how):
+    d = usgs(tmp_path)
+    if how=='no place':
+        for f in (d/'x').iterdir(): tif(f, rasterio.open(f).read())
+    with warnings.catch_warnings(record=True, action='always') as w:
+        ds = open_scene(d/'L8_ms.TIF', pan=d/'L8_pan.TIF') if how=='files' else open_scene(d/'x')
+    assert (ds.ms.shape, ds.pan.shape)==((4, 59, 49), (118, 98))
+    assert any('+0.50 down, +0.50 right' in str(o.message) for o in w)
+    ms,pan,_ = to_tensors(ds)
+    assert alike(ms, pan)>.999 and alike(ms[..., :-1, :-1], pan[..., 1:-1, 1:-1])<.96, 'one PAN pixel on'
+    again = open_scene(save_scene(ds, tmp_path/'again.nc'))
+    assert (again.ms.values==ds.ms.values).all() and (again.pan.values==ds.pan.values).all()
 
 # foreign, broken, absent
 

@@ -74,7 +74,7 @@ def on_pan(
 
 # %% ../../nbs/data/grids.ipynb #efead1ae
 def _along(o, n, N, r): # first MS pixel, first PAN pixel, MS length; MS begins at PAN pixel `o`
-    p = 0 if N==n*r and abs(o)<.501 else int(np.floor(o+.5+1e-6))
+    p = int(np.floor(o+.02)) # pixel sizes are rounded in files
     a = max(0, -(p//r))
     return a, p+r*a, min(n-a, (N-p-r*a)//r), o-p
 

@@ -153,7 +153,7 @@ def _grid_fault(ds):
     if g is None or p is None: return 'only one of MS and PAN is georeferenced: georeference both, or neither'
     try: _,o = grids.on_pan(g, p, ds.ms.shape[1:])
     except ValueError as e: return str(e)
-    if max(map(abs, o))>.76: return f'MS begins {o[0]:.1f}, {o[1]:.1f} PAN pixels off: crop both to the same ground'
+    if min(o)<-.76 or max(o)>1.02: return f'MS begins {o[0]:.1f}, {o[1]:.1f} PAN pixels off: crop both to the same ground'
 
 # %% ../../nbs/data/scenes.ipynb #4953070d
 def _tops(ds): # variable, its valid numbers, the largest that its bits allow
@@ -379,8 +379,9 @@ def _meet(layers, landsat): # cut in place; what there is to say
     ms,pan = layers['ms'],layers['pan']
     hw,HW = ms.a.shape[1:],pan.a.shape
     g,p = ms.grid,pan.grid
-    corner = landsat and max(abs(2*n-N) for n,N in zip(hw, HW))<3
-    if not g and not p and corner: g,p = (grids.grid('', 0, k, 0, 0, 0, k) for k in (2, 1))
+    short = [2*n-N for n,N in zip(hw, HW)]
+    if not g and not p and landsat and max(map(abs, short))<3:
+        g,p = (grids.grid('', o, k, 0, o, 0, k) for k,o in ((2, -.5*(short==[1, 1])), (1, 0)))
     if not g and not p: return []
     if not g or not p: return _same_place(ms, pan)
     r,o = grids.on_pan(g, p, hw)

@@ -8,6 +8,7 @@ __all__ = ['correlations', 'weigh', 'AFFB']
 # %% ../../nbs/layers/affb.ipynb #c781d8d2
 import torch
 from functools import partial
+from .context import mean, statistic
 from torch import nn, Tensor
 
 # %% ../../nbs/layers/affb.ipynb #32150375
@@ -26,7 +27,7 @@ def weigh(
     g=(0, 0)   # weights of the correlations
 )->tuple:      # `R_d, R_s`, each `(B, n, H, W)`
     "Both branches, reweighted (MFMIF-Net III.D)."
-    vd,vs = [x.mean((2, 3), keepdim=True).relu() for x in (xd, xs)]
+    vd,vs = [statistic(mean, x).relu() for x in (xd, xs)]
     sd,ss = [v.sum(1, keepdim=True) for v in (vd, vs)]
     return vd*(1+g[0]*ss)*xd, vs*(1+g[1]*sd)*xs
 

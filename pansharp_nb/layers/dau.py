@@ -8,6 +8,7 @@ __all__ = ['SpatialGate', 'ChannelGate', 'DAU']
 # %% ../../nbs/layers/dau.ipynb #b358af73
 import torch
 from functools import partial
+from .context import Pool
 from torch import nn, Tensor
 
 # %% ../../nbs/layers/dau.ipynb #4c11a62d
@@ -33,7 +34,7 @@ class ChannelGate(nn.Module):
         super().__init__()
         nh = max(1, n//red)
         one = partial(nn.Conv2d, kernel_size=1, bias=False)
-        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), one(n, nh), nn.ReLU(), one(nh, n), nn.Sigmoid())
+        self.gate = nn.Sequential(Pool(1), one(n, nh), nn.ReLU(), one(nh, n), nn.Sigmoid())
 
     def forward(self, u:Tensor)->Tensor: # `(B, n, H, W)`, both
         return u*self.gate(u)

@@ -55,12 +55,13 @@ class BasicBlock(nn.Module):
 
 # %% ../../nbs/layers/dbf.ipynb #e40436bb
 def stretch(
-    x:Tensor,   # `(B, C, h, w)`
-    like:Tensor # `(..., H, W)`
-)->Tensor:      # `(B, C, H, W)`
-    "Bilinear, corners on corners; a tensor of the right size passes."
+    x:Tensor,         # `(B, C, h, w)`
+    like:Tensor,      # `(..., H, W)`
+    corners:bool=True # corners on corners, as published; `False`: areas on areas
+)->Tensor:            # `(B, C, H, W)`
+    "Bilinear; a tensor of the right size passes."
     size = like.shape[-2:]
-    return x if x.shape[-2:]==size else F.interpolate(x, size, mode='bilinear', align_corners=True)
+    return x if x.shape[-2:]==size else F.interpolate(x, size, mode='bilinear', align_corners=corners)
 
 # %% ../../nbs/layers/dbf.ipynb #e758fac5
 class PFU(nn.Module):
@@ -127,13 +128,14 @@ class DBF(nn.Module):
     "Dynamic branch fusion of DCFNet: all branches to all branches."
     def __init__(self,
         widths,            # channels of the branches, full resolution first
-        dbf:str='poster'   # how weights are shared out: `poster`, `repo`, or `none` for plain sums
+        dbf:str='poster',  # how weights are shared out: `poster`, `repo`, or `none` for plain sums
+        corners:bool=True  # of `stretch`
     ):
         super().__init__()
         if dbf not in ('poster', 'repo', 'none'): raise ValueError(f"dbf is 'poster', 'repo' or 'none', not {dbf!r}")
         n = len(widths)
         k = n + (dbf=='repo')
-        self.dim = 0 if dbf=='repo' else 1
+        self.dim,self.corners = 0 if dbf=='repo' else 1,corners
         self.T = nn.ModuleList([nn.ModuleList([transfer(widths, i, j) for j in range(n)]) for i in range(n)])
         self.w = None if dbf=='none' else nn.Parameter(torch.ones(k, k))
 
@@ -141,5 +143,5 @@ class DBF(nn.Module):
     def v(self): return [None]*len(self.T) if self.w is None else weights(self.w, self.dim)
 
     def forward(self, xs:list)->list:
-        def gather(T, v, like): return mix([stretch(t(x), like) for t,x in zip(T, xs)], v).relu_()
+        def gather(T, v, like): return mix([stretch(t(x), like, self.corners) for t,x in zip(T, xs)], v).relu_()
         return [gather(T, v, x) for T,v,x in zip(self.T, self.v, xs)]

@@ -7,6 +7,7 @@ __all__ = ['SSE']
 
 # %% ../../nbs/layers/sse.ipynb #1f2e5225
 import torch.nn.functional as F
+from .context import statistic
 from torch import nn, Tensor
 
 # %% ../../nbs/layers/sse.ipynb #f8b09a64
@@ -24,7 +25,7 @@ class SSE(nn.Module):
         self.excite = nn.Linear(nh, C, bias=False)
 
     def weights(self, x:Tensor)->Tensor: # `(B, C, 1, 1)`
-        w = self.squeeze(F.adaptive_avg_pool2d(x, self.pool).flatten(1))
+        w = self.squeeze(statistic(F.adaptive_avg_pool2d, x, self.pool).flatten(1))
         return self.excite(F.relu(w)).sigmoid()[..., None, None]
 
     def forward(self, x:Tensor)->Tensor:

@@ -8,6 +8,7 @@ __all__ = ['Norm', 'MDTA', 'GDFN', 'Transformer3D']
 # %% ../../nbs/layers/transformer3d.ipynb #70cc03ca
 import torch, torch.nn.functional as F
 from functools import partial
+from .context import statistic
 from .sizes import conv_nd
 from torch import nn, Tensor
 
@@ -31,7 +32,9 @@ class MDTA(nn.Module):
 
     def attend(self, x:Tensor)->tuple: # attention `(B, heads, n/heads, n/heads)`, values
         q,k,v = self.qkv(x).flatten(2).unflatten(1, (3, self.heads, -1)).unbind(1)
-        return (self.tau*(F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT)).softmax(-1), v
+        return statistic(self.shares, q, k), v
+
+    def shares(self, q:Tensor, k:Tensor)->Tensor: return (self.tau*(F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).mT)).softmax(-1)
 
     def forward(self, x:Tensor)->Tensor: # `(B, n, [S,] H, W)`, both
         a,v = self.attend(x)

@@ -16,11 +16,12 @@ from ..layers.sizes import downsample, fit, upsample
 def scaled(
     ms:Tensor, # `(B, C, H/r, W/r)`
     r:int,     # ratio of PAN to MS
-    s:int      # ratio of PAN to the result
+    s:int,     # ratio of PAN to the result
+    corners:bool=True # as in `stretch`
 )->Tensor:     # `(B, C, H/s, W/s)`
     "MS on the grid of a branch."
     if s>r: return downsample(ms, s//r)
-    return ms if s==r else F.interpolate(ms, scale_factor=r//s, mode='bilinear', align_corners=True)
+    return ms if s==r else F.interpolate(ms, scale_factor=r//s, mode='bilinear', align_corners=corners)
 
 # %% ../../nbs/models/dcfnet.ipynb #f685313e
 class Bottleneck(nn.Module):
@@ -53,15 +54,16 @@ class Pyramid(nn.Module):
         blocks:int=3,          # basic blocks a branch and stage
         dbf:str='poster',      # shares of the sources: `poster`, `repo`, or `none`: plain sums everywhere
         pcft:bool=True,        # `False`: the third branch hears only the second, and MS
-        pfu:str='sum'          # MS enters a branch by `sum` or `concat`
+        pfu:str='sum',         # MS enters a branch by `sum` or `concat`
+        corners:bool=True      # of `stretch`
     ):
         super().__init__()
         widths,dyn = (dim, 2*dim, 4*dim),dbf!='none'
         self.to0,self.to1 = conv_bn(8*dim, dim),conv_bn(8*dim, 2*dim, stride=2)
         self.pfu = PFU(bands, 2*dim, pfu, dyn)
-        self.stage2,self.dbf2 = Branches(widths[:2], blocks),DBF(widths[:2], dbf)
+        self.stage2,self.dbf2 = Branches(widths[:2], blocks),DBF(widths[:2], dbf, corners)
         self.pcft = PCFT(bands, *widths, pcft, pfu, dyn)
-        self.stage3,self.dbf3 = Branches(widths, blocks),DBF(widths, dbf)
+        self.stage3,self.dbf3 = Branches(widths, blocks),DBF(widths, dbf, corners)
 
     def forward(self, x:Tensor, half:Tensor, quarter:Tensor)->list: # features, MS at two sizes -> features at three
         x0,x1 = self.stage2([self.to0(x), self.pfu(self.to1(x), half)])
@@ -84,14 +86,15 @@ class DCFNet(nn.Module):
         first:str='concat', # how PAN meets LMS: `concat`, or `sum`
         up:str='interp23',  # how LMS is made: `interp23` (ratios that are powers of 2) or `bicubic`
         residual:bool=False,# add LMS to the result
+        corners:bool=True,  # grids meet at corner pixels, as published; `False`: pixels where they are
         **knobs             # `blocks, dbf, pcft, pfu` of `Pyramid`
     ):
         super().__init__()
         _check(ratio, first, up)
-        self.bands,self.ratio,self.first,self.up,self.residual = bands,ratio,first,up,residual
+        self.bands,self.ratio,self.first,self.up,self.residual,self.corners = bands,ratio,first,up,residual,corners
         self.head = nn.Sequential(conv_bn(bands+(first=='concat'), 2*dim), conv_bn(2*dim, 2*dim))
         self.stage1 = nn.Sequential(Bottleneck(2*dim, 8*dim), *[Bottleneck(8*dim, 8*dim) for _ in range(3)])
-        self.pyramid = Pyramid(bands, dim, **knobs)
+        self.pyramid = Pyramid(bands, dim, corners=corners, **knobs)
         n = 7*dim
         norm = nn.BatchNorm2d(n, momentum=.01)
         self.tail = nn.Sequential(nn.Conv2d(n, n, 1), norm, nn.ReLU(inplace=True), nn.Conv2d(n, bands, 1))
@@ -103,8 +106,8 @@ class DCFNet(nn.Module):
         pan:Tensor # `(B, 1, r*h, r*w)`, values in [0, 1]
     )->Tensor:     # `(B, C, r*h, r*w)`
         ms,pan,crop = fit(ms, pan, self.ratio, 4, self.bands)
-        lms,half,quarter = self.lms(ms), scaled(ms, self.ratio, 2), scaled(ms, self.ratio, 4)
+        lms,half,quarter = self.lms(ms), *(scaled(ms, self.ratio, s, self.corners) for s in (2, 4))
         x = pan+lms if self.first=='sum' else torch.cat([pan, lms], 1)
         xs = self.pyramid(self.stage1(self.head(x)), half, quarter)
-        x = self.tail(torch.cat([stretch(x, pan) for x in xs], 1))
+        x = self.tail(torch.cat([stretch(x, pan, self.corners) for x in xs], 1))
         return (x+lms if self.residual else x)[crop]

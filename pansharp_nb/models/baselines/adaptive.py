@@ -11,6 +11,7 @@ from math import isqrt
 from torch import nn, Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.init import calculate_gain
+from ...layers.context import Pool
 from ...layers.sizes import deconv, fit, upsample
 
 # %% ../../../nbs/models/baselines/adaptive.ipynb #b6856879
@@ -99,7 +100,7 @@ class LAConv(nn.Module):
     ):
         super().__init__()
         if ks%2==0: raise ValueError(f'ks is odd, got {ks}')
-        k2,mean = ks*ks,nn.AdaptiveAvgPool2d(1)
+        k2,mean = ks*ks,Pool(1)
         self.local = nn.Sequential(nn.Conv2d(ni, k2, ks, padding=ks//2), nn.ReLU(),
             nn.Conv2d(k2, k2, 1), nn.ReLU(), nn.Conv2d(k2, k2, 1), nn.Sigmoid())
         self.bias = nn.Sequential(mean, nn.Conv2d(ni, no, 1), nn.ReLU(), nn.Conv2d(no, no, 1))
@@ -154,7 +155,7 @@ class ADKLayer(nn.Module):
     ):
         super().__init__()
         if ks<3 or ks%2==0: raise ValueError(f'ks is odd and at least 3, got {ks}')
-        k2,p,mid,mean = ks*ks,ks//2,max(1, int(nf*squeeze)),nn.AdaptiveAvgPool2d(1)
+        k2,p,mid,mean = ks*ks,ks//2,max(1, int(nf*squeeze)),Pool(1)
         self.spatial = nn.Sequential(nn.Conv2d(nf, nf, ks, padding=p, groups=nf), nn.Conv2d(nf, k2, 1),
             nn.Conv2d(k2, k2, ks, padding=p), nn.LeakyReLU(.2), nn.Conv2d(k2, k2, ks, padding=p))
         self.spectral = nn.Sequential(mean, nn.Conv2d(nf, mid, 1), nn.LeakyReLU(.2), nn.Conv2d(mid, nf*k2, 1))

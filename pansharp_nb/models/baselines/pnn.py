@@ -11,6 +11,7 @@ from torch import nn, Tensor
 from ...data.degrade import ratio, wald
 from ...data.scaling import band_order, scale_of, start
 from ...data.sensors import sensor as as_sensor
+from ...layers.context import largest, mean, statistic
 from ...layers.sizes import fit, upsample
 from ...losses import corr_threshold, l1, lambda_pnn_loss, zpnn_loss
 
@@ -70,7 +71,7 @@ class CBAM(nn.Module):
         self.pixel = nn.Conv2d(2, 1, ks, padding=ks//2, padding_mode='reflect')
 
     def forward(self, x:Tensor)->Tensor: # `(B, nf, H, W)`, both
-        avg,top = x.mean((2, 3), keepdim=True),x.amax((2, 3), keepdim=True)
+        avg,top = statistic(mean, x),statistic(largest, x, top=True)
         x = x*(self.channel(avg)+self.channel(top)).sigmoid()
         return x*self.pixel(torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1)).sigmoid()
 
