@@ -3,9 +3,9 @@
     python benchmarks/fusing.py [SIDE] [METHOD ...]      a made-up scene of SIDE x SIDE PAN px (default 8192), four bands, uint16
 
 Each run is a process of its own. GDAL runs inside rasterio: the driver behind `gdal_pansharpen`, which itself need not be installed."""
-import os, resource, subprocess, sys, tempfile, time
+import os, subprocess, sys, tempfile, time
 from pathlib import Path
-import numpy as np, rasterio
+import rasterio
 from rasterio import Affine
 
 def scene(d, n, seed=0):

@@ -19,7 +19,7 @@ from .classical.moments import moments, regression
 from .classical.steps import Seen, Steps, shaped
 from .data.degrade import fir
 from .data.files import tidy
-from .data.overlay import Overlay, opened, overlay, quiet
+from .data.overlay import opened, overlay
 from .data.registration import offset
 from .data.sensors import sensor as as_sensor
 from .data.windows import Source, means, piece
@@ -47,6 +47,7 @@ steps = substitution.steps | multiresolution.steps | {'TV': _tv}
 _classical = substitution.methods | multiresolution.methods | variational.methods | fitted.methods
 _halo = dict.fromkeys(('PNN', 'A-PNN', 'DiCNN1', 'FusionNet', 'Z-PNN'), 16) | dict.fromkeys(('PanNet', 'MSDCNN', 'PreMix-B'), 32)
 _halo |= dict.fromkeys(('GPPNN', 'DCFNet'), 48)
+_frozen = dict.fromkeys(('lambda-PNN', 'LAGConv'), 32) | dict.fromkeys(('MFMIF-Net', 'SIDP', 'SUM-DUN'), 48) | {'A-PNN-TA': 16}
 
 # %% ../nbs/fusing.ipynb #e6d452db
 def _weights(): # the page of trained networks
@@ -64,8 +65,9 @@ def _known(name): # as we spell it
     if not weights.has_weights(hit): raise ValueError(f'{hit} has no trained weights here: `pansharp-nb train --model {hit}` makes them')
     return hit
 
+# %% ../nbs/fusing.ipynb #259c3c26
 def _up(n, r): return -(-n//r)*r
-def _rim(k, r): return _up(11*(r-1)+r+k*max(1, r//4), r) # interpolation reaches 11*(r-1)
+def _rim(k, r): return _up(11*(r-1)+r+k*max(1, r//4), r)
 
 def plan(
     method:str,   # as in `pansharp-nb methods`, any case
@@ -87,8 +89,9 @@ def _net_plan(m, bands, ratio):
     if weights.file_of(m, bands, ratio) is None:
         raise ValueError(f'{m} has no weights for {bands} bands at ratio {ratio}: it has {"; ".join(weights.weights_for(m))}; choose --bands or a classical method')
     half = weights.card_of(weights.file_of(m, bands, ratio))['scaling']=='gs'
-    if m not in _halo: return Plan(m, 'blocks', 1, 48, 48, 'the whole image', 512)
-    return Plan(m, 'exact', 1+half, _up(max(_halo[m], _rim(0, ratio)*half), ratio), 0, 'scaling', 512)
+    if m not in _halo|_frozen: return Plan(m, 'blocks', 1, 48, 48, 'the whole image', 512)
+    said = 'scaling' if m in _halo else 'scaling, tuned on a sample' if m in weights.adapted else 'scaling, and what its layers pool, in nine windows'
+    return Plan(m, 'exact' if m in _halo else 'frozen', 1+half, _up(max((_halo|_frozen)[m], _rim(0, ratio)*half), ratio), 0, said, 512)
 
 # %% ../nbs/fusing.ipynb #716b302d
 @dataclass(frozen=True)
@@ -105,14 +108,14 @@ class Job:
     @property
     def more(self): return max((math.ceil(abs(d))+2 for d in (*self.by, *self.net_by) if d), default=0)
 
-def _taps(f): # Keys' cubic, exact for a ramp, at f between two samples
-    t,a = np.array([1+f, f, 1-f, 2-f]),-.5
+def _taps(f, a): # cubic, at f between two samples; exact for a ramp at a=-.5
+    t = np.array([1+f, f, 1-f, 2-f])
     return torch.from_numpy(np.where(t<=1, (a+2)*t**3-(a+3)*t**2+1, a*t**3-5*a*t**2+8*a*t-4*a))[None]
 
-def _further(ms, d, more): # read that much further, and the surplus off
+def _further(ms, d, more, a=-.5): # read that much further, and the surplus off
     for dim,e in zip((-2, -1), d):
         n,size = math.floor(e),ms.shape[dim]-2*more
-        ms = fir(ms.narrow(dim, more+n-1, size+3), _taps(e-n), 1, dim) if e else ms.narrow(dim, more, size)
+        ms = fir(ms.narrow(dim, more+n-1, size+3), _taps(e-n, a), 1, dim) if e else ms.narrow(dim, more, size)
     return ms.contiguous()
 
 # %% ../nbs/fusing.ipynb #b5b0d87c
@@ -137,6 +140,7 @@ def _digits(v): # of the bands of a piece `(C, n)`, in the order of the numbers
 
 def _leading(v): return np.stack([np.bincount(u>>16, minlength=2**16) for u in _digits(v)])
 
+# %% ../nbs/fusing.ipynb #703da989
 @torch.inference_mode()
 def _trailing(job, top, box): # top (C, 2): the leading digits that matter
     v = _seen(job, box, job.plan.far)
@@ -231,24 +235,44 @@ def _net(job): # network, card, order of the bands, scaling
     net,card = weights.load(weights.file_of(m, C, job.s.o.r))
     return net.to(job.device), card, band_order(job.sensor.bands) if len(job.sensor.bands)==C else list(range(C))
 
-@torch.inference_mode()
-def _net_found(job, run):
+def _sample(job): # scaled bands and PAN in the middle, the scaling, the network
     from pansharp_nb.data.scaling import scale_of
+    from pansharp_nb.models.baselines.pnn import adapt
     net,card,order = _net(job)
     v = _seen(job, _middle(job.s.o), 0, job.net_by)
-    found = dict(scale=scale_of(v.ms[:, order], v.pan, job.sensor, card['scaling']))
-    if job.s.o.placed: found['scale'] = replace(found['scale'], by=None)
-    if _weights().is_strange(card, job.sensor): found |= _found(replace(job, plan=plan('GSA', job.s.o.C, job.s.o.r), device='cpu'), run)
-    return found
+    if job.plan.method in _weights().adapted:
+        k = min(256, *v.ms.shape[-2:])
+        i,j = ((n-k)//2 for n in v.ms.shape[-2:])
+        net = adapt(net, v.ms[..., i:i+k, j:j+k], v.pan[..., v.r*i:v.r*(i+k), v.r*j:v.r*(j+k)], job.sensor, scaling=card['scaling'])
+    scale = scale_of(v.ms[:, order], v.pan, job.sensor, card['scaling'])
+    by = None if job.s.o.placed or not scale.by else [d[0].tolist() for d in scale.by]
+    scale = replace(scale, by=None)
+    return scale, by, net.eval(), scale(*_shifted(v.ms[:, order], v.pan, by))
+
+def _shifted(ms, pan, by): # as `registration.move` would, but the same in any piece
+    if not by: return ms, pan
+    return [_further(torch.nn.functional.pad(x, (4,)*4, 'replicate'), d, 4, -.75) for x,d in zip((ms, pan), by)]
+
+# %% ../nbs/fusing.ipynb #da32d394
+def _net_found(job, run):
+    from pansharp_nb.data.scaling import start
+    from pansharp_nb.models.networks import look
+    scale,by,net,pair = _sample(job)
+    card = _net(job)[1]
+    with torch.inference_mode(): found = dict(scale=scale, by=by, net=net, context=look(start(net, card['scaling']), *pair))
+    if not _weights().is_strange(card, job.sensor): return found
+    return found | _found(replace(job, plan=plan('GSA', job.s.o.C, job.s.o.r), device='cpu'), run)
 
 def _by_net(job, found, box):
     from pansharp_nb.data.scaling import start
-    net,card,order = _net(job)
+    from pansharp_nb.layers.context import frozen
+    _,card,order = _net(job)
     v,scale = _seen(job, box, job.plan.halo, job.net_by),found['scale'].to(job.device)
-    x = scale.back(start(net, card['scaling'])(*scale(v.ms[:, order], v.pan)))[:, sorted(range(len(order)), key=order.__getitem__)]
+    with frozen(found['context'], box[:2]): x = start(found['net'], card['scaling'])(*scale(*_shifted(v.ms[:, order], v.pan, found['by'])))
+    x = scale.back(x)[:, sorted(range(len(order)), key=order.__getitem__)]
     if 'g' not in found: return x, v
-    v = _seen(job, box, job.plan.halo)
-    return (x+steps['GSA'].apply(v, shaped({k: t for k,t in found.items() if k!='scale'}, v.M)))/2, v
+    v,known = _seen(job, box, job.plan.halo),{k: t for k,t in found.items() if torch.is_tensor(t)}
+    return (x+steps['GSA'].apply(v, shaped(known, v.M)))/2, v
 
 # %% ../nbs/fusing.ipynb #024bbfb3
 @dataclass(frozen=True)
@@ -377,12 +401,13 @@ def _offsets(job, k): # in k x k windows
     boxes = [(y, x, min(n, (H-y)//r*r), min(n, (W-x)//r*r)) for y in starts(H) for x in starts(W)]
     return [f for b in boxes if (f := _offset(job, b)) and f[1]>=.6]
 
+# %% ../nbs/fusing.ipynb #ae4ec3f9
 def _measured(job): # the offset found in up to nine windows, in the terms of an `Overlay`'s `rest`
     found = _offsets(job, 3)
     if not found: raise RuntimeError('no offset can be measured: PAN and MS do not look alike; --align grid, or toolbox')
     return tuple(-np.median([d for d,_ in found], 0))
 
-def _compare(job, seen=None):
+def _compare(job):
     for d,_ in _offsets(job, 1):
         e = np.array(job.s.o.rest)+d
         if max(abs(e))>.5: warnings.warn(f'declared and seen offsets differ by ({e[0]:.1f}, {e[1]:.1f}) PAN px: try --align measure, or register MS first', stacklevel=4)
@@ -414,6 +439,7 @@ def _job(o, method, sensor, nodata, tile, device, approximate):
     if p.method=='TV': variational.tv_parameters(camera, o.C)
     return _moved(Job(s, p, camera, device=dev))
 
+# %% ../nbs/fusing.ipynb #1361fc56
 def _moved(job):
     o,m = job.s.o,job.plan.method
     net = m not in _classical and o.placed and (w := _weights()).card_of(w.file_of(m, o.C, o.r))['scaling']=='gs'
@@ -479,15 +505,17 @@ def prepare(
 def facts(w:Whole)->dict:
     "Area, ratio, offset, passes, pieces, halo, bytes."
     o,p = w.job.s.o,w.job.plan
-    return dict(pan=o.pan.shape, ms=(o.C, *o.ms[0].shape), ratio=o.r, common=o.HW, begins=dict(pan=o.at[:2], ms=o.at[2:]), read_further=[d*o.r for d in w.job.by],
-        method=p.method, kind=p.kind, passes=p.passes, statistics=p.statistics, tiles=len(_boxes(*o.HW, p.tile)), tile=p.tile, halo=p.halo, jobs=w.jobs,
-        sensor=w.job.sensor.name, output=(len(w.q.bands), *w.hw), dtype=w.q.dtype, nodata=w.q.nodata, bytes=math.prod(w.hw)*len(w.q.bands)*np.dtype(w.q.dtype).itemsize)
+    place = dict(pan=o.pan.shape, ms=(o.C, *o.ms[0].shape), ratio=o.r, common=o.HW, begins=dict(pan=o.at[:2], ms=o.at[2:]), read_further=[d*o.r for d in w.job.by])
+    how = dict(method=p.method, kind=p.kind, passes=p.passes, statistics=p.statistics, tiles=len(_boxes(*o.HW, p.tile)), tile=p.tile, halo=p.halo, jobs=w.jobs)
+    return place | how | dict(sensor=w.job.sensor.name, output=(len(w.q.bands), *w.hw), dtype=w.q.dtype, nodata=w.q.nodata, bytes=_bytes(w))
+
+def _bytes(w): return math.prod(w.hw)*len(w.q.bands)*np.dtype(w.q.dtype).itemsize
 
 def preferred()->str:
     "The method to take if you have none in mind: the best that goes through a scene in pieces."
     from pansharp_nb import scoring
     best = scoring.names('auto')[0]
-    return best if best in steps or best in _halo else 'GSA'
+    return best if best in steps | _halo | _frozen else 'GSA'
 
 # %% ../nbs/fusing.ipynb #6ed63c3a
 def look(
@@ -507,7 +535,7 @@ def statistics(
 
 # %% ../nbs/fusing.ipynb #fbb53006
 def _room(w, out, cog):
-    need = math.prod(w.hw)*len(w.q.bands)*np.dtype(w.q.dtype).itemsize*(1+cog)
+    need = _bytes(w)*(1+cog)
     free = shutil.disk_usage(Path(out).absolute().parent).free
     if need>free: raise RuntimeError(f'needs up to {need/1e9:.1f} GB in {Path(out).absolute().parent}, {free/1e9:.1f} GB are free')
 
@@ -534,7 +562,7 @@ def _enough(w):
         raise RuntimeError(f'out of memory with tiles of {w.job.plan.tile} px: --tile {max(64, w.job.plan.tile//128*64)}, or --jobs 1') from None
 
 def _about(w, command):
-    o,p,q = w.job.s.o,w.job.plan,w.job
+    o,p = w.job.s.o,w.job.plan
     label = '-' if p.method in _classical else _weights().label(p.method, o.C, o.r, w.job.sensor)
     by = ', '.join(f'{d*o.r:g}' for d in w.job.by)
     return f'{__version__}; {p.method}; weights {label}; ratio {o.r}; MS read ({by}) PAN px further; {p.kind}' + f'; {command}'*bool(command)

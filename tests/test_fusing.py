@@ -1,9 +1,8 @@
 "Whole scenes in pieces: the same pixels however they are cut, at the right place, with holes, types and headers kept, and nothing half done."
-import os, signal, subprocess, sys, time, warnings
+import signal, subprocess, sys, time, warnings
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from multiprocessing import get_context
-from pathlib import Path
 import numpy as np, pytest, rasterio, torch
 from rasterio import Affine
 from pansharp_nb import fusing, scoring
@@ -13,7 +12,6 @@ from pansharp_nb.cli import main
 from pansharp_nb.data.degrade import interp23tap
 from pansharp_nb.data.synthetic import made_up
 from pansharp_nb.fusing import fuse, plan, prepare, statistics, steps
-from pansharp_nb.writing import Stopped
 
 @pytest.fixture(autouse=True)
 def small_machine(one_thread): pass
@@ -139,7 +137,7 @@ def marked(d, how, nd=-9999):
     gone = np.abs(.8*(x-64)+.6*(y-64))+np.abs(.6*(x-64)-.8*(y-64)) > 70
     wide = gone.repeat(4, 0).repeat(4, 1)
     ms,pan = np.maximum(ms, 1),np.maximum(pan, 1)
-    kw,mask = {},None
+    kw = {}
     if how in ('0', '0 declared'): ms,pan,kw = np.where(gone, 0, ms),np.where(wide, 0, pan),dict(nodata=0) if how!='0' else {}
     elif how=='int16': ms,pan,kw = np.where(gone, nd, ms).astype('i2'),np.where(wide, nd, pan).astype('i2'),dict(nodata=nd)
     elif how=='nan': ms,pan,kw = np.where(gone, np.nan, ms).astype('f4'),np.where(wide, np.nan, pan).astype('f4'),dict(nodata=np.nan)

@@ -238,11 +238,11 @@ def _solve_haze(found, m): # PAN's haze
     w,c = regression(m[[*range(C), C+1]])
     return dict(c=(w.mT@found['L']+c).where(~m[[C]].flat, 0))
 
-def _clear(v, s):
-    return modulate(v.M-s['L'], v.pan, v(_pyramid)[0], 1., -s['c'], guard=v.how.get('guard')) + s['L']
+def _clear(v, s): return modulate(v.M-s['L'], v.pan, v(_pyramid)[0], 1., -s['c'], guard=v.how.get('guard')) + s['L']
 
 _hpm_h = Steps(_clear, ((_look_haze, _solve_haze),), haze=True, reach=24)
 
+# %% ../../nbs/classical/multiresolution.ipynb #90ff8ce3
 def mtf_glp_hpm_h(ms:Tensor, pan:Tensor, sensor, guard:bool=False)->Tensor:
     "High-pass modulation, haze-corrected (Lolli et al., IEEE GRSL 2017)."
     return _hpm_h(ms, pan, sensor, guard=guard)

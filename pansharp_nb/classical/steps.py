@@ -6,7 +6,6 @@
 __all__ = ['Seen', 'Steps', 'shaped']
 
 # %% ../../nbs/classical/steps.ipynb #8250d200
-import torch
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property

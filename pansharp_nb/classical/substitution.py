@@ -185,6 +185,7 @@ def _look_pracs(v, s):
     b = _like_pan(v, shaped(s, v.M))
     return v.sums(b, low(b), low(v.pan), v.pan, v.M),
 
+# %% ../../nbs/classical/substitution.ipynb #1b789a23
 def _parts(m): # slices of b', low b', low P, P, M
     C = (m.mean.shape[1]-2)//3
     return slice(0, C), slice(C, 2*C), slice(2*C, 2*C+1), slice(2*C+1, 2*C+2), slice(2*C+2, None)

@@ -106,6 +106,7 @@ def _by_size(p, m):
     if p.rpc or m.rpc: raise ValueError(f'georeferenced by RPC only and {W} x {H} is not {r} x {w} x {h}: orthorectify both first')
     raise ValueError(f'{W} x {H} px of PAN are not {r} x {w} x {h} of MS: crop both to the same ground, or georeference them')
 
+# %% ../../nbs/data/overlay.ipynb #5a5c7818
 def _epsg(wkt):
     c = rasterio.crs.CRS.from_wkt(wkt)
     return f'EPSG:{c.to_epsg()}' if c.to_epsg() else c.to_string()[:40]
