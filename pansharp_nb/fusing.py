@@ -249,6 +249,7 @@ def _sample(job): # scaled bands and PAN in the middle, the scaling, the network
     scale = replace(scale, by=None)
     return scale, by, net.eval(), scale(*_shifted(v.ms[:, order], v.pan, by))
 
+# %% ../nbs/fusing.ipynb #49cce522
 def _shifted(ms, pan, by): # as `registration.move` would, but the same in any piece
     if not by: return ms, pan
     return [_further(torch.nn.functional.pad(x, (4,)*4, 'replicate'), d, 4, -.75) for x,d in zip((ms, pan), by)]
@@ -505,7 +506,8 @@ def prepare(
 def facts(w:Whole)->dict:
     "Area, ratio, offset, passes, pieces, halo, bytes."
     o,p = w.job.s.o,w.job.plan
-    place = dict(pan=o.pan.shape, ms=(o.C, *o.ms[0].shape), ratio=o.r, common=o.HW, begins=dict(pan=o.at[:2], ms=o.at[2:]), read_further=[d*o.r for d in w.job.by])
+    place = dict(pan=o.pan.shape, ms=(o.C, *o.ms[0].shape), ratio=o.r, common=o.HW, begins=dict(pan=o.at[:2], ms=o.at[2:]))
+    place |= dict(read_further=[d*o.r for d in w.job.by])
     how = dict(method=p.method, kind=p.kind, passes=p.passes, statistics=p.statistics, tiles=len(_boxes(*o.HW, p.tile)), tile=p.tile, halo=p.halo, jobs=w.jobs)
     return place | how | dict(sensor=w.job.sensor.name, output=(len(w.q.bands), *w.hw), dtype=w.q.dtype, nodata=w.q.nodata, bytes=_bytes(w))
 
