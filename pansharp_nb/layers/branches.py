@@ -65,10 +65,10 @@ def _cells(size, kind, grid): # rows and columns of a tile, tiles a side
     return tuple(-(-n//grid) for n in size), grid
 
 def _shown(start, n, N, tile, g, device): # part of N pixels, tiles
-    p = torch.arange(tile*g, device=device)
+    p = torch.arange(tile*g, device='cpu') # what is picked does not depend on content: networks are counted without any
     s = torch.where(p<N, p, 2*(N-1)-p) - start
     ok = (s>=0) & (s<n)
-    return s[ok], p[ok]//tile
+    return s[ok].to(device), (p[ok]//tile).to(device)
 
 # %% ../../nbs/layers/branches.ipynb #97ca5a33
 def equalisation_of(

@@ -8,7 +8,7 @@ __all__ = ['SpatialGate', 'ChannelGate', 'DAU']
 # %% ../../nbs/layers/dau.ipynb #b358af73
 import torch
 from functools import partial
-from .context import Pool
+from .context import pooled
 from torch import nn, Tensor
 
 # %% ../../nbs/layers/dau.ipynb #4c11a62d
@@ -34,10 +34,10 @@ class ChannelGate(nn.Module):
         super().__init__()
         nh = max(1, n//red)
         one = partial(nn.Conv2d, kernel_size=1, bias=False)
-        self.gate = nn.Sequential(Pool(1), one(n, nh), nn.ReLU(), one(nh, n), nn.Sigmoid())
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), one(n, nh), nn.ReLU(), one(nh, n), nn.Sigmoid())
 
     def forward(self, u:Tensor)->Tensor: # `(B, n, H, W)`, both
-        return u*self.gate(u)
+        return u*pooled(self.gate, u)
 
 # %% ../../nbs/layers/dau.ipynb #f5e28ae9
 class DAU(nn.Module):

@@ -11,7 +11,7 @@ from math import isqrt
 from torch import nn, Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.init import calculate_gain
-from ...layers.context import Pool
+from ...layers.context import pooled
 from ...layers.sizes import deconv, fit, upsample
 
 # %% ../../../nbs/models/baselines/adaptive.ipynb #b6856879
@@ -100,14 +100,14 @@ class LAConv(nn.Module):
     ):
         super().__init__()
         if ks%2==0: raise ValueError(f'ks is odd, got {ks}')
-        k2,mean = ks*ks,Pool(1)
+        k2,mean = ks*ks,nn.AdaptiveAvgPool2d(1)
         self.local = nn.Sequential(nn.Conv2d(ni, k2, ks, padding=ks//2), nn.ReLU(),
             nn.Conv2d(k2, k2, 1), nn.ReLU(), nn.Conv2d(k2, k2, 1), nn.Sigmoid())
         self.bias = nn.Sequential(mean, nn.Conv2d(ni, no, 1), nn.ReLU(), nn.Conv2d(no, no, 1))
         self.weight = nn.Conv2d(ni, no, ks, bias=False).weight
 
     def forward(self, x:Tensor)->Tensor: # `(B, ni, H, W)` -> `(B, no, H, W)`
-        return adaptive_conv(x, self.local(x), self.weight.flatten(1)[None, None])+self.bias(x)
+        return adaptive_conv(x, self.local(x), self.weight.flatten(1)[None, None])+pooled(self.bias, x)
 
 # %% ../../../nbs/models/baselines/adaptive.ipynb #17f1c7bf
 class LACBlock(nn.Module):
@@ -155,14 +155,14 @@ class ADKLayer(nn.Module):
     ):
         super().__init__()
         if ks<3 or ks%2==0: raise ValueError(f'ks is odd and at least 3, got {ks}')
-        k2,p,mid,mean = ks*ks,ks//2,max(1, int(nf*squeeze)),Pool(1)
+        k2,p,mid,mean = ks*ks,ks//2,max(1, int(nf*squeeze)),nn.AdaptiveAvgPool2d(1)
         self.spatial = nn.Sequential(nn.Conv2d(nf, nf, ks, padding=p, groups=nf), nn.Conv2d(nf, k2, 1),
             nn.Conv2d(k2, k2, ks, padding=p), nn.LeakyReLU(.2), nn.Conv2d(k2, k2, ks, padding=p))
         self.spectral = nn.Sequential(mean, nn.Conv2d(nf, mid, 1), nn.LeakyReLU(.2), nn.Conv2d(mid, nf*k2, 1))
         self.std,self.gain = nn.Parameter(torch.randn(nf, k2)*_gain(ks)),_gain(ks)
 
     def forward(self, x:Tensor, y:Tensor)->Tensor: # features of MS and PAN `(B, nf, H, W)` -> `(B, nf, H, W)`
-        w = normalised(self.spectral(x).view(len(x), *self.std.shape), 2)*self.std
+        w = normalised(pooled(self.spectral, x).view(len(x), *self.std.shape), 2)*self.std
         return adaptive_conv(x, normalised(self.spatial(y), 1)*self.gain, w[:, :, None])
 
 # %% ../../../nbs/models/baselines/adaptive.ipynb #52971a72
