@@ -363,6 +363,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'pansharp_nb.cli._call': ('cli.html#_call', 'pansharp_nb/cli.py'),
                                  'pansharp_nb.cli._clone': ('cli.html#_clone', 'pansharp_nb/cli.py'),
                                  'pansharp_nb.cli._close_bars': ('cli.html#_close_bars', 'pansharp_nb/cli.py'),
+                                 'pansharp_nb.cli._cluster': ('cli.html#_cluster', 'pansharp_nb/cli.py'),
                                  'pansharp_nb.cli._elsewhere': ('cli.html#_elsewhere', 'pansharp_nb/cli.py'),
                                  'pansharp_nb.cli._end': ('cli.html#_end', 'pansharp_nb/cli.py'),
                                  'pansharp_nb.cli._four': ('cli.html#_four', 'pansharp_nb/cli.py'),

@@ -170,6 +170,16 @@ def _inputs(files): # PAN, MS, what is known of the sensor
         with as_files(files[0]) as got: yield got
 
 # %% ../nbs/cli.ipynb #c9bd0128
+@contextlib.contextmanager
+def _cluster(address): # an executor, or `None`
+    if not address:
+        yield None
+        return
+    try: from distributed import Client
+    except ImportError: raise RuntimeError('--scheduler needs dask: pip install "pansharp_nb[cluster]"') from None
+    with Client(address) as c: yield c.get_executor(pure=False)
+
+# %% ../nbs/cli.ipynb #59b4e10c
 # chkstyle: skip
 @app.command()
 def fuse(
@@ -192,6 +202,7 @@ def fuse(
     compress:Annotated[Compress, Option(help='of the output')]='deflate',
     co:Annotated[list[str], Option(help="creation option of GDAL's GTiff", metavar='K=V')]=[],
     approximate:Annotated[bool, Option('--approximate', help='methods that look at the whole image see a large one in pieces')]=False,
+    scheduler:Annotated[str, Option(help='of dask.distributed; its workers see the same paths', metavar='ADDRESS')]=None,
     overwrite:Annotated[bool, Option('--overwrite', help='replace OUT')]=False,
     quiet:Annotated[bool, Option('--quiet', help='no bar')]=False,
     plan:Annotated[bool, Option('--plan', help='say what would be done, and stop')]=False):
@@ -212,7 +223,8 @@ def fuse(
         if plan: return typer.echo(json.dumps(fusing.facts(w), indent=1))
         options = dict(c.split('=', 1) for c in co) | dict(compress=compress.value)
         said = shlex.join(['fuse', '--method', m, *(os.path.basename(f) for f in files)])
-        fusing.fuse(pan, ms, out, cog=cog, overviews=overviews, overwrite=overwrite, progress=not quiet, command=said, creation=options, whole_scene=w)
+        with _cluster(scheduler) as pool:
+            fusing.fuse(pan, ms, out, cog=cog, overviews=overviews, overwrite=overwrite, executor=pool, progress=not quiet, command=said, creation=options, whole_scene=w)
     typer.echo(out)
 
 # %% ../nbs/cli.ipynb #847c738f

@@ -52,11 +52,11 @@ def test_pieces_are_the_whole(pair, tmp_path, m):
     y = read(fuse(*pair, tmp_path/'o.tif', m, dtype='float32', stats=found, tile=128))
     assert np.abs(x-y)[:, 64:-64, 64:-64].max() < 1e-2
 
-@pytest.mark.parametrize('m', ['Brovey', 'GSA', 'MTF-GLP-HPM-R', 'BDSD', 'BT-H', 'PRACS', 'TV'])
+@pytest.mark.parametrize('m', ['Brovey', 'GSA', 'MTF-GLP-HPM-R', 'BDSD', 'BT-H', 'PRACS'])
 def test_however_it_is_cut(pair, tmp_path, m):
     a = read(fuse(*pair, tmp_path/'a.tif', m, tile=128, jobs=1))
     assert (a==read(fuse(*pair, tmp_path/'b.tif', m, tile=512, jobs=2))).all()
-    s = None if m=='TV' else statistics(*pair, m, tile=64)
+    s = statistics(*pair, m, tile=64)
     w = read(fuse(*pair, tmp_path/'w.tif', m, window=(100, 37, 205, 130), stats=s))
     assert (w==a[:, 37:167, 100:305]).all()
 
@@ -71,9 +71,11 @@ def test_haze_is_the_quantile(pair):
     n = v.rim
     assert (statistics(*pair, 'BT-H')['L'][0, :, 0].float()-haze(v.M[..., n:-n, n:-n])[0, :, 0, 0]).abs().max() < 1e-4
 
-@pytest.mark.parametrize('m', ['A-PNN', 'PanNet'])
-def test_networks(pair, tmp_path, m):
-    a,b = (read(fuse(*pair, tmp_path/'o.tif', m, tile=t, overwrite=True)).astype(int) for t in (256, 512))
+@pytest.mark.parametrize('m', ['A-PNN', 'lambda-PNN'])
+def test_networks(tmp_path, m):
+    pan,ms,_ = town(256)
+    pair = tif(tmp_path/'IKONOS_PAN.tif', pan, 1.),tif(tmp_path/'IKONOS_MS.tif', ms, 4., .5, .5)
+    a,b = (read(fuse(*pair, tmp_path/'o.tif', m, tile=t, overwrite=True)).astype(int) for t in (128, 256))
     assert abs(a-b).max()<=1 and (a!=b).mean()<=1e-4
 
 # --- A3, A4, A5: at the right place
@@ -219,13 +221,12 @@ def test_an_exception_leaves_the_old_file(pair, tmp_path, monkeypatch):
 @pytest.mark.parametrize('sig', [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_killed(tmp_path, sig):
     pan,ms,_ = town()
-    P,M = tif(tmp_path/'p.tif', np.tile(pan, (1, 6, 6)), 1.),tif(tmp_path/'m.tif', np.tile(ms, (1, 6, 6)), 4., .5, .5)
-    p = subprocess.Popen([sys.executable, '-c', 'import sys; from pansharp_nb.cli import main; sys.exit(main())', 'fuse', '--method', 'GSA', P, M, str(tmp_path/'o.tif')],
+    P,M = tif(tmp_path/'p.tif', np.tile(pan, (1, 4, 4)), 1.),tif(tmp_path/'m.tif', np.tile(ms, (1, 4, 4)), 4., .5, .5)
+    p = subprocess.Popen([sys.executable, '-c', 'import sys; from pansharp_nb.cli import main; sys.exit(main())', 'fuse', '--method', 'EXP', '--tile', '64', P, M, str(tmp_path/'o.tif')],
         stderr=subprocess.PIPE, stdout=subprocess.PIPE)
     for _ in range(600):
         if parts(tmp_path) or p.poll() is not None: break
         time.sleep(.05)
-    time.sleep(.3)
     p.send_signal(sig)
     said = p.communicate(timeout=60)[1].decode()
     assert p.returncode!=0 and not (tmp_path/'o.tif').exists() and 'Traceback' not in said
