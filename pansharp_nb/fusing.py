@@ -7,7 +7,7 @@ __all__ = ['steps', 'types', 'Plan', 'plan', 'Job', 'Runner', 'Numbers', 'Whole'
            'statistics', 'fuse', 'as_files']
 
 # %% ../nbs/fusing.ipynb #97b287d6
-import attr, difflib, inspect, math, numpy as np, os, rasterio, rasterio.shutil, shutil, torch, uuid, warnings
+import difflib, inspect, math, numpy as np, os, rasterio, rasterio.shutil, shutil, torch, uuid, warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -368,7 +368,9 @@ def _describe(dst, o, q, at, about): # what is said of the bands and the place
         with opened(l.path) as f: _describe_band(dst, k+1, f, b)
     with opened(o.ms[0].path) as f: dst.update_tags(**_kept(f.tags()), PANSHARP_NB=about)
     with opened(o.pan.path) as f:
-        if f.rpcs: dst.rpcs = attr.evolve(f.rpcs, line_off=f.rpcs.line_off-at[0], samp_off=f.rpcs.samp_off-at[1])
+        if rpc := f.rpcs:
+            rpc.line_off,rpc.samp_off = rpc.line_off-at[0],rpc.samp_off-at[1]
+            dst.rpcs = rpc
         g,crs = f.gcps
         if g: dst.gcps = [rasterio.control.GroundControlPoint(p.row-at[0], p.col-at[1], p.x, p.y, p.z, p.id, p.info) for p in g],crs
 
