@@ -10,6 +10,7 @@ __all__ = ['eps', 'checked', 'door', 'digital', 'mean', 'std', 'cov', 'is_flat',
 import math, numpy as np, torch, warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
+from .moments import moments, regression
 from scipy.cluster.vq import kmeans2, vq
 from torch import Tensor
 from ..data.degrade import interp23tap, ratio
@@ -142,12 +143,8 @@ def regress(
     intercept:bool=True # allow a constant
 ):                      # weights `(B, K, 1, 1)` and constant `(B, 1, 1, 1)`
     "Least-squares weights of `X` for `y`, image by image."
-    mx,my = (v.mean((-2, -1), dtype=torch.float64)[..., None]*intercept for v in (X, y))
-    A,b = normal(X, y, mx, my)
-    s = A.diagonal(dim1=-2, dim2=-1).sqrt()[..., None]
-    s = s.where(s > 1e-9*X[0, 0].numel()**.5*mean(X).flatten(2).abs(), math.inf)
-    w = torch.linalg.pinv(A/s/s.mT, rtol=1e-12, hermitian=True) @ (b/s) / s
-    return w[..., None].to(X), (my-(w*mx).sum(1, keepdim=True))[..., None].to(X)
+    w,c = regression(moments(X, y), intercept)
+    return w[..., None].to(X), c[..., None].to(X)
 
 # %% ../../nbs/classical/injection.ipynb #c3a0e176
 def combine(
