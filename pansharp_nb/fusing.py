@@ -48,6 +48,7 @@ _classical = substitution.methods | multiresolution.methods | variational.method
 _halo = dict.fromkeys(('PNN', 'A-PNN', 'DiCNN1', 'FusionNet', 'Z-PNN'), 16) | dict.fromkeys(('PanNet', 'MSDCNN', 'PreMix-B'), 32)
 _halo |= dict.fromkeys(('GPPNN', 'DCFNet'), 48)
 _frozen = dict.fromkeys(('lambda-PNN', 'LAGConv'), 32) | dict.fromkeys(('MFMIF-Net', 'SIDP', 'SUM-DUN'), 48) | {'A-PNN-TA': 16}
+_fitted = dict(SFR=128) | dict.fromkeys(('AnyPan', 'AnyPan-free'), 192)
 
 # %% ../nbs/fusing.ipynb #e6d452db
 def _weights(): # the page of trained networks
@@ -77,18 +78,25 @@ def plan(
     "What a method needs; raises `ValueError` if it cannot fuse such a scene."
     m = _known(method)
     if m not in _classical: return _net_plan(m, bands, ratio)
+    if m in _fitted: return _fitted_plan(m, ratio)
     if ratio not in (2, 4, 8, 16): raise ValueError(f'ratio {ratio}: classical methods double; take a network that has learned it, or gdalwarp MS')
     if m not in steps: return Plan(m, 'blocks', 1, 64, 64, 'the whole image')
     s = steps[m]
     said = 'none' if not s.looks else 'sums' + ' of what is matched to PAN'*(len(s.looks)>1) + ', 1 % quantile'*s.haze
     return Plan(m, 'exact', len(s.looks)+1+s.haze, _rim(s.reach, ratio), _rim(s.reach if s.far is None else s.far, ratio), said)
 
+
+def _fitted_plan(m, ratio): return Plan(m, 'frozen', 1, _up(_fitted[m], ratio), 0, 'all that SFR has to know, of a sample', 512)
+
 # %% ../nbs/fusing.ipynb #6bf761a6
 def _net_plan(m, bands, ratio):
     weights = _weights()
     if weights.file_of(m, bands, ratio) is None:
         raise ValueError(f'{m} has no weights for {bands} bands at ratio {ratio}: it has {"; ".join(weights.weights_for(m))}; choose --bands or a classical method')
-    half = weights.card_of(weights.file_of(m, bands, ratio))['scaling']=='gs'
+    scaling = weights.card_of(weights.file_of(m, bands, ratio))['scaling']
+    half = scaling=='gs'
+    if m in _fitted: return _fitted_plan(m, ratio)
+    if scaling=='sfr': return replace(_fitted_plan('SFR', ratio), method=m)
     if m not in _halo|_frozen: return Plan(m, 'blocks', 1, 48, 48, 'the whole image', 512)
     said = 'scaling' if m in _halo else 'scaling, tuned on a sample' if m in weights.adapted else 'scaling, and what its layers pool, in nine windows'
     return Plan(m, 'exact' if m in _halo else 'frozen', 1+half, _up(max((_halo|_frozen)[m], _rim(0, ratio)*half), ratio), 0, said, 512)
@@ -244,10 +252,15 @@ def _sample(job): # scaled bands and PAN in the middle, the scaling, the network
         k = min(256, *v.ms.shape[-2:])
         i,j = ((n-k)//2 for n in v.ms.shape[-2:])
         net = adapt(net, v.ms[..., i:i+k, j:j+k], v.pan[..., v.r*i:v.r*(i+k), v.r*j:v.r*(j+k)], job.sensor, scaling=card['scaling'])
-    scale = scale_of(v.ms[:, order], v.pan, job.sensor, card['scaling'])
+    how = card['scaling']
+    scale = scale_of(v.ms[:, order], v.pan, job.sensor, 'gs' if how=='sfr' else how)
     by = None if job.s.o.placed or not scale.by else [d[0].tolist() for d in scale.by]
     scale = replace(scale, by=None)
-    return scale, by, net.eval(), scale(*_shifted(v.ms[:, order], v.pan, by))
+    n = _solved(job)['numbers'] if how=='sfr' else None
+    return scale, by, net.eval(), _from(scale, v, n, order)(*_shifted(v.ms[:, order], v.pan, by)), n
+
+def _from(scale, v, n, order): # the scaling, with what SFR makes of a piece to start from
+    return scale if n is None else replace(scale, base=fitted.apply(v.ms, v.pan, n).digital()[:, order])
 
 # %% ../nbs/fusing.ipynb #49cce522
 def _shifted(ms, pan, by): # as `registration.move` would, but the same in any piece
@@ -255,12 +268,22 @@ def _shifted(ms, pan, by): # as `registration.move` would, but the same in any p
     return [_further(torch.nn.functional.pad(x, (4,)*4, 'replicate'), d, 4, -.75) for x,d in zip((ms, pan), by)]
 
 # %% ../nbs/fusing.ipynb #da32d394
+@torch.inference_mode()
+def _solved(job): # what SFR has to know, of a sample; a pair at its own scale says how soft its bands are
+    v = _seen(job, _middle(job.s.o), 0, job.net_by)
+    return dict(numbers=fitted.solve(v.ms, v.pan, 'pair', place=not job.s.o.placed))
+
+def _by_fit(job, found, box): # SFR, or AnyPan
+    v,n = _seen(job, box, job.plan.halo, job.net_by),found['numbers']
+    return (fitted.apply(v.ms, v.pan, n).digital() if job.plan.method=='SFR' else _net(job)[0].tile(v.ms, v.pan, n)), v
+
+# %% ../nbs/fusing.ipynb #8f7fa962
 def _net_found(job, run):
     from pansharp_nb.data.scaling import start
     from pansharp_nb.models.networks import look
-    scale,by,net,pair = _sample(job)
+    scale,by,net,pair,n = _sample(job)
     card = _net(job)[1]
-    with torch.inference_mode(): found = dict(scale=scale, by=by, net=net, context=look(start(net, card['scaling']), *pair))
+    with torch.inference_mode(): found = dict(scale=scale, by=by, net=net, numbers=n, context=look(start(net, card['scaling']), *pair))
     if not _weights().is_strange(card, job.sensor): return found
     return found | _found(replace(job, plan=plan('GSA', job.s.o.C, job.s.o.r), device='cpu'), run)
 
@@ -269,6 +292,7 @@ def _by_net(job, found, box):
     from pansharp_nb.layers.context import frozen
     _,card,order = _net(job)
     v,scale = _seen(job, box, job.plan.halo, job.net_by),found['scale'].to(job.device)
+    scale = _from(scale, v, found['numbers'], order)
     with frozen(found['context'], box[:2]): x = start(found['net'], card['scaling'])(*scale(*_shifted(v.ms[:, order], v.pan, found['by'])))
     x = scale.back(x)[:, sorted(range(len(order)), key=order.__getitem__)]
     if 'g' not in found: return x, v
@@ -305,6 +329,7 @@ def _apply(job, found, q, box): # numbers of a piece, what is valid (`None`: all
         v = _seen(job, box, halo)
         x = steps[m].apply(v, shaped(found, v.M))
     elif 'scale' in found: x,v = _by_net(job, found, box)
+    elif 'numbers' in found: x,v = _by_fit(job, found, box)
     else:
         v = _seen(job, box, halo)
         x = (_classical[m] if m in _classical else _weights().trained(m))(v.ms, v.pan, v.sensor)
@@ -519,7 +544,7 @@ def preferred()->str:
     "The method to take if you have none in mind: the best that goes through a scene in pieces."
     from pansharp_nb import scoring
     best = scoring.names('auto')[0]
-    return best if best in steps | _halo | _frozen else 'GSA'
+    return best if best in steps | _halo | _frozen | _fitted else 'GSA'
 
 # %% ../nbs/fusing.ipynb #6ed63c3a
 def look(
@@ -527,6 +552,7 @@ def look(
     run:Runner
 )->dict:
     "What the method has to know of the scene."
+    if w.job.plan.method in _fitted: return _solved(w.job)
     if w.job.plan.method not in _classical and w.job.plan.kind!='blocks': return _net_found(w.job, run)
     return _found(w.job, run)
 
