@@ -235,6 +235,14 @@ def _net(job): # network, card, order of the bands, scaling
     net,card = weights.load(weights.file_of(m, C, job.s.o.r))
     return net.to(job.device), card, band_order(job.sensor.bands) if len(job.sensor.bands)==C else list(range(C))
 
+# %% ../nbs/fusing.ipynb #04aff3f8
+@contextmanager
+def _one_thread():
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try: yield
+    finally: torch.set_num_threads(n)
+
 def _sample(job): # scaled bands and PAN in the middle, the scaling, the network
     from pansharp_nb.data.scaling import scale_of
     from pansharp_nb.models.baselines.pnn import adapt
@@ -243,7 +251,9 @@ def _sample(job): # scaled bands and PAN in the middle, the scaling, the network
     if job.plan.method in _weights().adapted:
         k = min(256, *v.ms.shape[-2:])
         i,j = ((n-k)//2 for n in v.ms.shape[-2:])
-        net = adapt(net, v.ms[..., i:i+k, j:j+k], v.pan[..., v.r*i:v.r*(i+k), v.r*j:v.r*(j+k)], job.sensor, scaling=card['scaling'])
+        with torch.random.fork_rng(), _one_thread():
+            torch.manual_seed(0)
+            net = adapt(net, v.ms[..., i:i+k, j:j+k], v.pan[..., v.r*i:v.r*(i+k), v.r*j:v.r*(j+k)], job.sensor, scaling=card['scaling'])
     scale = scale_of(v.ms[:, order], v.pan, job.sensor, card['scaling'])
     by = None if job.s.o.placed or not scale.by else [d[0].tolist() for d in scale.by]
     scale = replace(scale, by=None)
