@@ -952,6 +952,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'pansharp_nb.fusing._numbers': ('fusing.html#_numbers', 'pansharp_nb/fusing.py'),
                                     'pansharp_nb.fusing._offset': ('fusing.html#_offset', 'pansharp_nb/fusing.py'),
                                     'pansharp_nb.fusing._offsets': ('fusing.html#_offsets', 'pansharp_nb/fusing.py'),
+                                    'pansharp_nb.fusing._one_thread': ('fusing.html#_one_thread', 'pansharp_nb/fusing.py'),
                                     'pansharp_nb.fusing._profile': ('fusing.html#_profile', 'pansharp_nb/fusing.py'),
                                     'pansharp_nb.fusing._range': ('fusing.html#_range', 'pansharp_nb/fusing.py'),
                                     'pansharp_nb.fusing._reads_gains': ('fusing.html#_reads_gains', 'pansharp_nb/fusing.py'),

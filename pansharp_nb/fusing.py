@@ -85,10 +85,9 @@ def plan(
     said = 'none' if not s.looks else 'sums' + ' of what is matched to PAN'*(len(s.looks)>1) + ', 1 % quantile'*s.haze
     return Plan(m, 'exact', len(s.looks)+1+s.haze, _rim(s.reach, ratio), _rim(s.reach if s.far is None else s.far, ratio), said)
 
-
+# %% ../nbs/fusing.ipynb #6bf761a6
 def _fitted_plan(m, ratio): return Plan(m, 'frozen', 1, _up(_fitted[m], ratio), 0, 'all that SFR has to know, of a sample', 512)
 
-# %% ../nbs/fusing.ipynb #6bf761a6
 def _net_plan(m, bands, ratio):
     weights = _weights()
     if weights.file_of(m, bands, ratio) is None:
@@ -243,6 +242,14 @@ def _net(job): # network, card, order of the bands, scaling
     net,card = weights.load(weights.file_of(m, C, job.s.o.r))
     return net.to(job.device), card, band_order(job.sensor.bands) if len(job.sensor.bands)==C else list(range(C))
 
+# %% ../nbs/fusing.ipynb #04aff3f8
+@contextmanager
+def _one_thread():
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try: yield
+    finally: torch.set_num_threads(n)
+
 def _sample(job): # scaled bands and PAN in the middle, the scaling, the network
     from pansharp_nb.data.scaling import scale_of
     from pansharp_nb.models.baselines.pnn import adapt
@@ -251,16 +258,15 @@ def _sample(job): # scaled bands and PAN in the middle, the scaling, the network
     if job.plan.method in _weights().adapted:
         k = min(256, *v.ms.shape[-2:])
         i,j = ((n-k)//2 for n in v.ms.shape[-2:])
-        net = adapt(net, v.ms[..., i:i+k, j:j+k], v.pan[..., v.r*i:v.r*(i+k), v.r*j:v.r*(j+k)], job.sensor, scaling=card['scaling'])
+        with torch.random.fork_rng(), _one_thread():
+            torch.manual_seed(0)
+            net = adapt(net, v.ms[..., i:i+k, j:j+k], v.pan[..., v.r*i:v.r*(i+k), v.r*j:v.r*(j+k)], job.sensor, scaling=card['scaling'])
     how = card['scaling']
     scale = scale_of(v.ms[:, order], v.pan, job.sensor, 'gs' if how=='sfr' else how)
     by = None if job.s.o.placed or not scale.by else [d[0].tolist() for d in scale.by]
     scale = replace(scale, by=None)
     n = _solved(job)['numbers'] if how=='sfr' else None
     return scale, by, net.eval(), _from(scale, v, n, order)(*_shifted(v.ms[:, order], v.pan, by)), n
-
-def _from(scale, v, n, order): # the scaling, with what SFR makes of a piece to start from
-    return scale if n is None else replace(scale, base=fitted.apply(v.ms, v.pan, n).digital()[:, order])
 
 # %% ../nbs/fusing.ipynb #49cce522
 def _shifted(ms, pan, by): # as `registration.move` would, but the same in any piece
@@ -277,7 +283,10 @@ def _by_fit(job, found, box): # SFR, or AnyPan
     v,n = _seen(job, box, job.plan.halo, job.net_by),found['numbers']
     return (fitted.apply(v.ms, v.pan, n).digital() if job.plan.method=='SFR' else _net(job)[0].tile(v.ms, v.pan, n)), v
 
-# %% ../nbs/fusing.ipynb #8f7fa962
+def _from(scale, v, n, order): # a network's scaling, with what SFR makes of a piece to start from
+    return scale if n is None else replace(scale, base=fitted.apply(v.ms, v.pan, n).digital()[:, order])
+
+# %% ../nbs/fusing.ipynb #10b488da
 def _net_found(job, run):
     from pansharp_nb.data.scaling import start
     from pansharp_nb.models.networks import look

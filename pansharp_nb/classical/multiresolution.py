@@ -128,7 +128,10 @@ def _up(x, r): # double; samples go to odd pixels first, then to even ones
     return x
 
 # %% ../../nbs/classical/multiresolution.ipynb #39a4e5df
-def _bands_up(v): return _up(v.ms, v.r)
+def _bands_up(v):
+    if v.r&(v.r-1): raise ValueError(f'Indusion doubles: ratio {v.r} is not a power of two')
+    return _up(v.ms, v.r)
+
 def _pan_down(v): return _down(v.pan, v.r)
 
 def _two_matches(_, fine, coarse):
