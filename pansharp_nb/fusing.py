@@ -86,7 +86,7 @@ def plan(
     return Plan(m, 'exact', len(s.looks)+1+s.haze, _rim(s.reach, ratio), _rim(s.reach if s.far is None else s.far, ratio), said)
 
 # %% ../nbs/fusing.ipynb #6bf761a6
-def _fitted_plan(m, ratio): return Plan(m, 'frozen', 1, _up(_fitted[m], ratio), 0, 'all that SFR has to know, of a sample', 512)
+def _fitted_plan(m, ratio): return Plan(m, 'frozen', 1, _up(_fitted[m], ratio), 0, 'all that SFR has to know, of a sample')
 
 def _net_plan(m, bands, ratio):
     weights = _weights()
