@@ -20,7 +20,7 @@ site: $(VENV)/site            ## the pages as a web site -> reports/site/index.h
 	rm -rf reports/jupyter_execute
 
 bench: $(VENV)/dev            ## timings beside a plain NumPy/SciPy or peer version, in one run
-	for f in classical metrics filtering training; do $(BIN)/python benchmarks/$$f.py || exit 1; done
+	for f in classical metrics filtering training fusing; do $(BIN)/python benchmarks/$$f.py || exit 1; done
 
 $(VENV)/%: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

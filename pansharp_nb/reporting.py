@@ -391,8 +391,8 @@ def save(
     notes=(),              # lines below the first table
     banner:str='',         # shown above everything
     tables:dict=None,      # heading -> frame, before the boards
-    kinds:dict=None,       # as in `boards`
-    said:str=''            # what was run, if `lead` does not know
+    said:str='',           # what was run, if `lead` does not know
+    kinds:dict=None        # as in `boards`
 )->Path:                   # the page
     "Write `name.csv`, `.md`, `.tex`, `.json`, `.html`, and `name-1.jpg`, ... for `.md`."
     none = scores is None
