@@ -71,12 +71,22 @@ def test_haze_is_the_quantile(pair):
     n = v.rim
     assert (statistics(*pair, 'BT-H')['L'][0, :, 0].float()-haze(v.M[..., n:-n, n:-n])[0, :, 0, 0]).abs().max() < 1e-4
 
-@pytest.mark.parametrize('m', ['A-PNN', 'lambda-PNN'])
+@pytest.mark.parametrize('m', ['A-PNN', 'lambda-PNN', 'SFR', 'AnyPan', 'FusionNet'])
 def test_networks(tmp_path, m):
     pan,ms,_ = town(256)
     pair = tif(tmp_path/'IKONOS_PAN.tif', pan, 1.),tif(tmp_path/'IKONOS_MS.tif', ms, 4., .5, .5)
     a,b = (read(fuse(*pair, tmp_path/'o.tif', m, tile=t, overwrite=True)).astype(int) for t in (128, 256))
     assert abs(a-b).max()<=1 and (a!=b).mean()<=1e-4
+
+def test_any_scene(tmp_path):
+    "Ratio 3, five bands, nobody's sensor, and no method in mind."
+    g = torch.Generator().manual_seed(0)
+    pan = 500+torch.nn.functional.interpolate(torch.rand(1, 1, 48, 48, generator=g), scale_factor=6, mode='bicubic')[0, 0].numpy()*400
+    ms = np.stack([pan.reshape(96, 3, 96, 3).mean((1, 3))*k for k in (.5, .8, 1, 1.2, 2)])
+    pair = tif(tmp_path/'p.tif', pan[None].astype('uint16'), 1.),tif(tmp_path/'m.tif', ms.astype('uint16'), 3.)
+    assert fusing.preferred()=='AnyPan' and fusing.plan('AnyPan', 5, 3).kind=='frozen'
+    x = read(fuse(*pair, tmp_path/'o.tif', fusing.preferred())).astype(float)
+    assert x.shape==(5, 288, 288) and abs(x[2]-pan).mean()<abs(np.kron(ms[2], np.ones((3, 3)))-pan).mean()
 
 # --- A3, A4, A5: at the right place
 
