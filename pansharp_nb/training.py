@@ -332,7 +332,7 @@ def run(
         return None if data.trainer.global_rank else _written(net, data, clock, model, recipe, Path(out), ratio, seed, without, precision, name)
 
 def _written(net, data, clock, model, recipe, out, ratio, seed, without, precision, name): # weights and card
-    any_ratio = model.startswith('AnyPan')
+    any_ratio = getattr(networks[model], 'whole', False)
     bands,ratio = 'any' if any_ratio or model=='SUM-DUN' else recipe.bands[0],'any' if any_ratio else ratio
     file = out/f'{model}-{bands}b-r{ratio}.safetensors'.replace('anyb', 'any')
     seen = [g for gs in data.train for g in gs]

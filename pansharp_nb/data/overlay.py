@@ -9,7 +9,8 @@ __all__ = ['quiet', 'Layer', 'opened', 'layer', 'Overlay', 'overlay', 'landsat_b
 import math, numpy as np, os, rasterio, re, warnings
 from dataclasses import dataclass, replace
 from .files import shown
-from .rasters import _facts, landsat_files, landsat_sensor
+from .grids import along
+from .rasters import facts_of, landsat_files, landsat_sensor
 from .sensors import band_in, landsat, sensor_in
 from pathlib import Path
 from rasterio import Affine
@@ -76,7 +77,7 @@ def _header(f, path, only):
     masked = any(MaskFlags.per_dataset in m and MaskFlags.alpha not in m for m in f.mask_flag_enums)
     about = dict(nodata=tuple(f.nodatavals[i-1] for i in bands), names=tuple(f.descriptions[i-1] or '' for i in bands))
     rpc = t is None and (f.rpcs is not None or bool(f.gcps[0]))
-    return Layer(path, bands, f.shape, t, f.crs.to_wkt() if f.crs else '', f.dtypes[bands[0]-1], masked=masked, alpha=alpha, facts=_facts(f), rpc=rpc, **about)
+    return Layer(path, bands, f.shape, t, f.crs.to_wkt() if f.crs else '', f.dtypes[bands[0]-1], masked=masked, alpha=alpha, facts=facts_of(f), rpc=rpc, **about)
 
 # %% ../../nbs/data/overlay.ipynb #c3ee7792
 def _scale_and_offset(p, m): # layers of PAN and MS: ratio, (down, right) of MS's corner in PAN pixels
@@ -122,11 +123,6 @@ def _placed(p, m, align): # ratio, offset, and is it of the geotransforms?
     return *_by_size(p, m), False
 
 # %% ../../nbs/data/overlay.ipynb #def7a773
-def _along(o, n, N, r): # first MS pixel, first PAN pixel, MS length, rest
-    p = math.floor(o+1e-6)
-    a = max(0, -(p//r))
-    return a, p+r*a, min(n-a, (N-p-r*a)//r), o-p
-
 @dataclass(frozen=True)
 class Overlay:
     "PAN and MS on one grid."
@@ -161,7 +157,7 @@ def overlay(
         if l.shape!=m[0].shape or (l.t is None)!=(m[0].t is None) or l.t and not l.t.almost_equals(m[0].t, 1e-6*abs(l.t.a)):
             raise ValueError(f'{l.name} has another grid than {m[0].name}: gdalwarp it onto that first')
     r,o,placed = _placed(p, m[0], align)
-    (i,y,h,dy),(j,x,w,dx) = (_along(*t, r) for t in zip(o, m[0].shape, p.shape))
+    (i,y,h,dy),(j,x,w,dx) = (along(*t, r) for t in zip(o, m[0].shape, p.shape))
     if min(h, w)<1 or min(h, w)*r<64: raise ValueError(f'PAN and MS share no ground{"" if min(h, w)<1 else f" but {max(w, 0)*r} x {max(h, 0)*r} PAN px"}: are they of one scene?')
     said = {l.facts['sensor'] for l in (p, *m) if 'sensor' in l.facts} or {s for l in (p, *m) if (s := sensor_in(l.name))}
     rest = (_half(r),)*2 if align=='toolbox' else (dy, dx)

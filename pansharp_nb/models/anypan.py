@@ -8,7 +8,7 @@ __all__ = ['View', 'view', 'Trunk', 'AnyPan']
 # %% ../../nbs/models/anypan.ipynb #77b94d8e
 import torch, torch.nn.functional as F
 from dataclasses import dataclass
-from ..classical.fitted import Fit, Numbers, apply, back_project, box, lacks, solve
+from ..classical.fitted import Fit, Numbers, apply, back_project, lacks, solve, window_mean
 from torch import Tensor, nn
 
 # %% ../../nbs/models/anypan.ipynb #9a1ff19d
@@ -28,7 +28,7 @@ def view(
     "A scene as the network sees it."
     f = apply(ms, pan, n)
     q,k = f.q,2*n.r+1
-    m,mean = box(q.U, k),box(q.p, k)
+    m,mean = window_mean(q.U, k),window_mean(q.p, k)
     bands = [q.U-m, (q.p-mean).expand_as(m), *(f.X-q.U)[:, None], lacks(q.U, f.p, n.rules[0]).expand_as(m), .25*n.u*(n.share*mean-m), f.S-q.U]
     g = _gains.get(n.operator) or float(n.operator)
     facts = n.u.new_tensor([n.kappa if n.known else 0., n.known, g, n.operator=='none', 1/n.r])
