@@ -82,7 +82,7 @@ def _named(path, failed):
 def score(
     scenes:Annotated[list[Path], Argument(help='scene files, stacks, folders; or one MS file with --pan', metavar='SCENE...')],
     protocol:Annotated[Protocol, Option(help='with or without a reference')]='reduced',
-    methods:Annotated[str, Option(help='names separated by commas, or all')]='all',
+    methods:Annotated[str, Option(help='all; auto, the one to take with none in mind; or names separated by commas, package.module:function among them')]='all',
     device:Annotated[str, Option(help='auto, cpu, cuda, ...')]='auto',
     out:Annotated[Path, Option('-o', '--out', help='CSV to write; default standard output')]=None,
     sensor:Annotated[str, Option(help="overrides the file's sensor")]=None,
