@@ -6,7 +6,7 @@
 __all__ = ['TEMPLATE', 'most', 'view', 'PromptProvider', 'TextEmbedder', 'NoPrompt', 'cover', 'measure', 'StatsCaptioner',
            'quicklook', 'BertEmbedder', 'offline_embedder', 'HashEmbedder', 'question', 'HFVisionProvider', 'Endpoint',
            'OpenAIChatProvider', 'OpenAIEmbedder', 'ConstantProvider', 'FileProvider', 'read_vectors', 'prompt_vectors',
-           'controls', 'told']
+           'controls', 'told', 'text_vectors']
 
 # %% ../nbs/prompts.ipynb #12601f48
 import base64, contextlib, hashlib, http.client, importlib.util, io, json, os, re, socket, threading, time, warnings
@@ -20,6 +20,8 @@ from scipy.ndimage import convolve, minimum_filter, uniform_filter
 from typing import Protocol
 from urllib import error, parse, request
 from .data.scenes import scene_sensor
+from .data.sensors import sensor as as_sensor
+from .settings import say_once
 
 # %% ../nbs/prompts.ipynb #4e4aabb5
 def view(
@@ -658,3 +660,18 @@ def told(
     t = controls(prompt_vectors(scenes.values())[0])
     if which not in t: raise ValueError(f'unknown text {which!r}: choose {", ".join(t)}')
     return dict(zip(scenes, t[which]))
+
+# %% ../nbs/prompts.ipynb #126e9f8a
+def text_vectors(
+    ms, pan, sensor # `(B, C, h, w)`, `(B, 1, H, W)`, digital numbers; name or `Sensor`
+)->torch.Tensor|None: # `(B, 384)`; `None` without the extra `prompt`
+    "What an image pair says of itself, as a vector."
+    embedder,s,C = offline_embedder(),as_sensor(sensor),ms.shape[1]
+    if embedder is None: return say_once(f'no text for the network: {_how}')
+    bands = list(s.bands) if len(s.bands)==C else [f'B{i}' for i in range(C)]
+    gsd = [s.gsd[0], s.gsd[0]*(pan.shape[-1]//ms.shape[-1])]
+    rgb = [bands.index(b) for b in 'RGB'] if {*'RGB'}<={*bands} else [0, 0, 0]
+    meta = dict(name='', sensor=s.name, bands=bands, gsd=gsd, rgb=rgb)
+    def unit(x): return (x.detach().cpu().float()/s.peak).nan_to_num().clamp(0, 1)
+    texts = [StatsCaptioner().describe(m, p, meta) for m,p in zip(unit(ms), unit(pan))]
+    return embedder.embed(texts).to(ms)

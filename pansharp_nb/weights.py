@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['adapted', 'needed', 'most', 'folders', 'file_of', 'listing', 'card_of', 'sized', 'save_weights', 'annotate', 'load',
-           'is_strange', 'shipped', 'trained', 'digest', 'label', 'weights_for', 'has_weights']
+           'is_strange', 'telling', 'shipped', 'trained', 'digest', 'label', 'weights_for', 'has_weights']
 
 # %% ../nbs/weights.ipynb #1ec346f9
 import hashlib, inspect, json, math, os, pandas as pd, pansharp_nb, re
@@ -16,7 +16,8 @@ from .data.scaling import scalings
 from .data.sensors import sensor as as_sensor
 from .models.baselines.pnn import adapt
 from .models.counting import outline
-from .models.networks import as_method, build, networks
+from .models.networks import Told, as_method, build, networks
+from .prompts import text_vectors
 from .settings import config, root, say_once, stranger
 from .writing import write
 from pathlib import Path
@@ -217,12 +218,16 @@ def is_strange(card:dict, sensor)->bool:
     return card['scaling']=='gs' and as_sensor(sensor).name not in known
 
 # %% ../nbs/weights.ipynb #e9239d43
+def telling(net:nn.Module, card:dict, ms, pan, sensor)->nn.Module: # of `load`; an image pair
+    "A network that was trained with texts is given that of the images; the others are as they were."
+    return Told(net, text_vectors(ms, pan, sensor)) if card.get('words', {}).get('text') else net
+
 def shipped(
     net:nn.Module, card:dict # of `load`
 ):                           # `method(ms, pan, sensor) -> x`
     "A trained network as it ships."
     def fuse(ms, pan, sensor):
-        x = as_method(net.to(ms.device), card['scaling'])(ms, pan, sensor)
+        x = as_method(telling(net.to(ms.device), card, ms, pan, sensor), card['scaling'])(ms, pan, sensor)
         return (x + gsa(ms, pan, sensor))/2 if is_strange(card, sensor) else x
     return fuse
 

@@ -86,9 +86,9 @@ def as_method(
 # %% ../../nbs/models/networks.ipynb #2c487cd0
 class Told(nn.Module):
     "A network with the text of one scene."
-    def __init__(self, net, t=None): # text vector, if any
+    def __init__(self, net, t=None): # text vector `(dim,)`, or one an image `(B, dim)`, if any
         super().__init__()
-        self.net,self.more = net,{} if t is None else dict(t=t[None])
+        self.net,self.more = net,{} if t is None else dict(t=t.view(-1, t.shape[-1]))
 
     def forward(self, ms, pan, **kw): return self.net(ms, pan, **self.more, **kw)
 
