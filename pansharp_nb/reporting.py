@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['higher', 'digits', 'leaderboard', 'plain', 'literal', 'to_md', 'to_tex', 'to_html', 'boards', 'broken', 'stretch',
-           'rgb', 'strip', 'rgb_bands', 'best_of_families', 'is_free', 'seen', 'diagram', 'provenance', 'lead',
-           'banner', 'unlike', 'jpeg', 'Pictures', 'save']
+           'rgb', 'strip', 'rgb_bands', 'Swipe', 'swipe', 'best_of_families', 'is_free', 'seen', 'diagram',
+           'provenance', 'lead', 'banner', 'unlike', 'jpeg', 'Pictures', 'save']
 
 # %% ../nbs/reporting.ipynb #2348c85d
 import base64, hashlib, html, io, json, sys, time, warnings
 import jinja2, matplotlib.pyplot as plt, numpy as np, pandas as pd, scooby, torch
 import torch.nn.functional as F
 from markupsafe import Markup
+from PIL import Image, ImageDraw, ImageFont
 from .writing import write
 from pathlib import Path
 from . import scoring, settings
@@ -184,6 +185,91 @@ def rgb_bands(ds):
     names = list(scoring.scene_sensor(ds).bands)
     if 'rgb' in ds.attrs: return tuple(int(b) for b in ds.attrs['rgb'])
     return tuple(names.index(b) for b in 'RGB') if {*'RGB'}<={*names} else (0,)*3
+
+# %% ../nbs/reporting.ipynb #27a87550
+def _picture(x, bands, span, gamma): # `(C, H, W)` -> 8 bits a pixel; one band is grey
+    x = np.asarray(x)
+    grey = len(x)==1
+    bands = (0,)*3 if grey else bands
+    v = rgb(x, *(span if span and not grey else stretch(x, bands)), bands, gamma)
+    return Image.fromarray((255*v).round().astype('u1'))
+
+def _jpg(im, quality): # a picture as a string for the page
+    buf = io.BytesIO()
+    im.save(buf, 'jpeg', quality=quality)
+    return base64.b64encode(buf.getvalue()).decode()
+
+_swipe = jinja2.Environment(autoescape=True).from_string('''
+<figure class="swipe" style="--x: 50%; width: min(100%, {{ width }}px)"><style>
+.swipe {margin: 1em 0} .swipe>div {position: relative; overflow: hidden; line-height: 0}
+.swipe img {display: block; width: 100%; margin: 0; border-radius: 0}
+.swipe img+img {position: absolute; inset: 0; height: 100%;
+ clip-path: inset(0 0 0 var(--x))}
+.swipe b {position: absolute; top: .5em; left: .5em; padding: .2em .5em;
+ font: 600 13px/1.3 system-ui, sans-serif; color: #fff; background: #000a}
+.swipe b+b {left: auto; right: .5em}
+.swipe i {position: absolute; top: 0; bottom: 0; left: var(--x);
+ border-left: 2px solid #ffd400; transform: translateX(-1px)}
+.swipe i::after {content: "\\2194"; position: absolute; top: 50%; left: -19px;
+ width: 36px; height: 36px; margin-top: -18px; border-radius: 50%; text-align: center;
+ font: 20px/36px system-ui, sans-serif; color: #000; background: #ffd400}
+.swipe input {position: absolute; top: 0; left: -22px; width: calc(100% + 44px);
+ height: 100%; margin: 0; opacity: 0; cursor: ew-resize; touch-action: pan-y;
+ appearance: none; -webkit-appearance: none}
+.swipe input::-webkit-slider-runnable-track {height: 100%}
+.swipe input::-webkit-slider-thumb {-webkit-appearance: none; width: 44px; height: 4000px}
+.swipe input::-moz-range-thumb {width: 44px; height: 4000px; border: 0}
+.swipe div:has(:focus-visible) {outline: 3px solid #ffd400}
+.swipe figcaption {font-size: 13px; opacity: .8}</style><div>
+{% for n, s in shots %}<img alt="{{ n }}" src="data:image/jpeg;base64,{{ s }}">{% endfor %}
+{% for n, s in shots %}<b>{{ n }}</b>{% endfor %}<i></i>
+<input type="range" min="0" max="100" step="0.5" value="50"
+ aria-label="left of the line {{ shots[0][0] }}, right of it {{ shots[1][0] }}"
+ oninput="this.closest('figure').style.setProperty('--x', this.value+'%')"></div>
+{% if caption %}<figcaption>{{ caption }}</figcaption>{% endif %}</figure>''')
+
+# %% ../nbs/reporting.ipynb #32815c25
+class Swipe:
+    "Two pictures of one place and the line between them: HTML, or a still."
+    def __init__(self,
+        pictures:dict,    # name -> `PIL.Image`; two, the first is left of the line
+        caption:str='',   # below
+        quality:int=85    # of the JPEGs
+    ):
+        self.pictures,self.caption,self.quality = pictures,plain(caption),quality
+        if len(pictures)!=2: raise ValueError(f'swipe compares two images; got {len(pictures)}')
+
+    def __repr__(self): return f'Swipe({" | ".join(self.pictures)})'
+    def _repr_html_(self)->str:
+        shots = [(plain(n), _jpg(p, self.quality)) for n,p in self.pictures.items()]
+        wide = max(512, *(p.width for p in self.pictures.values()))
+        return _swipe.render(shots=shots, caption=self.caption, width=wide)
+
+    def still(self)->Image.Image:
+        "Left half of the first picture, right half of the second, both names."
+        (a,b),size = self.pictures.values(),max(p.size for p in self.pictures.values())
+        a,b = (p.convert('RGB').resize(size, Image.Resampling.NEAREST) for p in (a, b))
+        a.paste(b.crop((size[0]//2, 0, *size)), (size[0]//2, 0))
+        ink,font = ImageDraw.Draw(a),ImageFont.load_default(max(10, size[0]//28))
+        ink.line([(size[0]//2, 0), (size[0]//2, size[1])], fill='#ffd400', width=2)
+        for name,x,anchor in zip(self.pictures, (6, size[0]-6), ('la', 'ra')):
+            ink.text((x, 6), plain(name), 'white', font, anchor, stroke_width=2, stroke_fill='black')
+        return a
+
+    def _repr_jpeg_(self): return base64.b64decode(_jpg(self.still(), self.quality))
+
+# %% ../nbs/reporting.ipynb #4a4c4a3d
+def swipe(
+    images:dict,     # name -> `(C, H, W)` tensor or array; two, of one place
+    ref=None,        # `(C, H, W)`, sets the stretch; else the first with more than one band
+    bands=(2, 1, 0), # red, green, blue
+    gamma:float=1.4, # above 1 brightens the shadows
+    caption:str=''   # below the picture
+)->Swipe:
+    "Two images and a line to drag between them; `ValueError` where there are not two."
+    base = next((np.asarray(x) for x in (ref, *images.values()) if x is not None and len(x)>1), None)
+    span = None if base is None else stretch(base, bands)
+    return Swipe({n: _picture(x, bands, span, gamma) for n,x in images.items()}, caption)
 
 # %% ../nbs/reporting.ipynb #9e6128b7
 def best_of_families(
