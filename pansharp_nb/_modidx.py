@@ -2640,6 +2640,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'pansharp_nb.weights.file_of': ('weights.html#file_of', 'pansharp_nb/weights.py'),
                                      'pansharp_nb.weights.folders': ('weights.html#folders', 'pansharp_nb/weights.py'),
                                      'pansharp_nb.weights.has_weights': ('weights.html#has_weights', 'pansharp_nb/weights.py'),
+                                     'pansharp_nb.weights.is_fitted': ('weights.html#is_fitted', 'pansharp_nb/weights.py'),
                                      'pansharp_nb.weights.is_strange': ('weights.html#is_strange', 'pansharp_nb/weights.py'),
                                      'pansharp_nb.weights.label': ('weights.html#label', 'pansharp_nb/weights.py'),
                                      'pansharp_nb.weights.listing': ('weights.html#listing', 'pansharp_nb/weights.py'),

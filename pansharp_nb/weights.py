@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['adapted', 'needed', 'most', 'folders', 'file_of', 'listing', 'card_of', 'sized', 'save_weights', 'annotate', 'load',
-           'is_strange', 'telling', 'shipped', 'trained', 'digest', 'label', 'weights_for', 'has_weights']
+           'is_strange', 'is_fitted', 'telling', 'shipped', 'trained', 'digest', 'label', 'weights_for', 'has_weights']
 
 # %% ../nbs/weights.ipynb #1ec346f9
 import hashlib, inspect, json, math, os, pandas as pd, pansharp_nb, re
 from functools import lru_cache, partial
+from .classical.fitted import sfr
 from .classical.substitution import gsa
 from .data.degrade import ratio as ratio_of
 from .data.licences import licence_of_weights
 from .data.scaling import scalings
-from .data.sensors import sensor as as_sensor
+from .data.sensors import sensor as as_sensor, sensors
 from .models.baselines.pnn import adapt
 from .models.counting import outline
 from .models.networks import Told, as_method, build, networks
@@ -213,11 +214,14 @@ def _load(file, said, size, when): # `said` are the settings of the card: anothe
 
 # %% ../nbs/weights.ipynb #91605184
 def is_strange(card:dict, sensor)->bool:
-    "Was this sensor absent from the training? Weights of the papers' scalings are never asked."
-    known = set(card.get('sensors', ())) - {'generic'}
-    return card['scaling']=='gs' and as_sensor(sensor).name not in known
+    "Is this sensor new to the network? Weights of the papers' scalings are never asked."
+    s,known = as_sensor(sensor),set(card.get('sensors', ())) - {'generic'}
+    if is_fitted(card): return s.kappa is None and sensors.get(s.name, s).kappa is None
+    return card['scaling']=='gs' and s.name not in known
 
-# %% ../nbs/weights.ipynb #e9239d43
+def is_fitted(card:dict)->bool: return getattr(networks.get(card.get('name')), 'whole', False) # AnyPan
+
+# %% ../nbs/weights.ipynb #04924a60
 def telling(net:nn.Module, card:dict, ms, pan, sensor)->nn.Module: # of `load`; an image pair
     "A network that was trained with texts is given that of the images; the others are as they were."
     return Told(net, text_vectors(ms, pan, sensor)) if card.get('words', {}).get('text') else net
@@ -228,7 +232,7 @@ def shipped(
     "A trained network as it ships."
     def fuse(ms, pan, sensor):
         x = as_method(telling(net.to(ms.device), card, ms, pan, sensor), card['scaling'])(ms, pan, sensor)
-        return (x + gsa(ms, pan, sensor))/2 if is_strange(card, sensor) else x
+        return (x + (sfr if is_fitted(card) else gsa)(ms, pan, sensor))/2 if is_strange(card, sensor) else x
     return fuse
 
 # %% ../nbs/weights.ipynb #7e8d12e4
@@ -252,12 +256,12 @@ def digest(card:dict)->str: # eight digits
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
 def label(name:str, bands:int, ratio:int=4, sensor=None)->str:
-    "What a table says of the weights behind a method: file, `digest`, and `+GSA/2` where it meets a stranger; `-` without."
+    "What a table says of the weights behind a method: file, `digest`, and `+GSA/2` or `+SFR/2` where it meets a stranger; `-` without."
     f = file_of(name, bands, ratio)
     if f is None: return '-'
     card = card_of(f)
-    half = sensor is not None and is_strange(card, sensor)
-    return f'{f.stem}@{digest(card)}{"+GSA/2" if half else ""}'
+    half = f'+{"SFR" if is_fitted(card) else "GSA"}/2' if sensor is not None and is_strange(card, sensor) else ''
+    return f'{f.stem}@{digest(card)}{half}'
 
 def weights_for(name:str)->list: # `4 bands, ratio 4`
     "What images there are weights of this network for."

@@ -1,5 +1,6 @@
 "Weights that ship: every file loads without pickle, is what its card says, and fuses better than interpolation."
 import hashlib, json, subprocess, time, pytest, torch
+from dataclasses import replace
 from pathlib import Path
 from safetensors.torch import save
 import pansharp_nb
@@ -7,6 +8,7 @@ from pansharp_nb import settings, weights
 from pansharp_nb.data.licences import granted, licence_of_weights
 from pansharp_nb.data.scaling import scale_of
 from pansharp_nb.data.scenes import to_tensors
+from pansharp_nb.data.sensors import sensor
 from pansharp_nb.data.synthetic import made_up
 from pansharp_nb.metrics.reference import psnr
 from pansharp_nb.models.networks import as_method, build, five
@@ -95,6 +97,16 @@ def test_halfway_to_gsa_on_a_strange_sensor():
     torch.testing.assert_close(f(ms, pan, 'QB'), alone(ms, pan, 'QB'))
     for s in ('GE1', 'generic'): torch.testing.assert_close(f(ms, pan, s), (alone(ms, pan, s)+g(ms, pan, s))/2)
     torch.testing.assert_close(weights.shipped(net, card | dict(scaling='peak'))(ms, pan, 'GE1'), as_method(net, 'peak')(ms, pan, 'GE1'))
+
+def test_halfway_to_sfr_where_nobody_says_how_soft_the_bands_are():
+    net,card = weights.load(weights.file_of('AnyPan', 4))
+    ms,pan,_ = to_tensors(made_up('GE1', size=64))
+    f,alone,s = weights.shipped(net, card),as_method(net, card['scaling']),method('SFR')
+    torch.testing.assert_close(f(ms, pan, 'GE1'), (alone(ms, pan, 'GE1')+s(ms, pan, 'GE1'))/2)
+    assert weights.label('AnyPan', 4, 4, 'GE1').endswith('+SFR/2')
+    for told in ('QB', replace(sensor('GE1'), kappa='pair'), replace(sensor('GE1'), kappa=.3)):
+        torch.testing.assert_close(f(ms, pan, told), alone(ms, pan, told))
+        assert not weights.label('AnyPan', 4, 4, told).endswith('/2')
 
 few = dict(name='FusionNet', bands=4, ratio=4, scaling='gs', knobs=dict(nf=4, blocks=1))
 
