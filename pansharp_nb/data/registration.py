@@ -53,7 +53,7 @@ def placement(
     "What brings MS and PAN of each image onto the true image's grid."
     r,found = pan.shape[-1]//y.shape[-1],[]
     for d,c in (offset(y[i:i+1], pan[i:i+1]) for i in range(len(y))):
-        grid = min((0., -.5, (r-1)/2), key=lambda g: (d-g).norm().item())
+        grid = min((0., -.5, (r-1)/2), key=lambda g: (d-g).norm().item()-.1*(g==-.5))
         e = grid-d
         if c<.5 or e.norm()>1.6: grid,e = 0.,0*d
         found.append((torch.full_like(d, grid/r), torch.where(e.abs()<.15, 0., e)))
