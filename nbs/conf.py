@@ -1,9 +1,10 @@
 "Sphinx site of the notebooks: `make site`."
-import json, shutil, subprocess, tempfile
+import json, shutil, subprocess, sys, tempfile
 from pathlib import Path
 
 project = 'pansharp_nb'
-extensions = ['myst_nb', 'sphinx_copybutton', 'sphinx_design']
+sys.path.insert(0, str(Path(__file__).parent)) # apipages.py: the API reference
+extensions = ['myst_nb', 'sphinx_copybutton', 'sphinx_design', 'apipages']
 html_theme = 'sphinx_book_theme'
 html_title = 'pansharp_nb'
 root_doc = 'index'
