@@ -2,7 +2,7 @@
 
 Nothing is written twice: what a parameter means is the comment beside it in the notebook, what is raised is
 read from the `raise` statements, what a constant is from the comment at its end. A Sphinx extension."""
-import ast, html, inspect, json, re, textwrap, tokenize
+import ast, html, json, re, textwrap, tokenize
 from functools import cache
 from io import StringIO
 from pathlib import Path
