@@ -382,8 +382,8 @@ def every(ctx:typer.Context,
 @data_app.command('list')
 def data_list(as_json:Annotated[bool, Option('--json', help='a list of objects')]=False):
     "List the scenes that can be had, with size and licence."
-    from pansharp_nb.data.fetch import listing
-    df = listing()
+    from pansharp_nb.data.fetch import scene_table
+    df = scene_table()
     short = df.reset_index()[['name', 'how', 'sensor', 'licence', 'check', 'here']]
     typer.echo(df.reset_index().to_json(orient='records', indent=1) if as_json else short.to_string(index=False))
 

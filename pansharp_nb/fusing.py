@@ -22,7 +22,7 @@ from .data.files import tidy
 from .data.overlay import opened, overlay
 from .data.registration import offset
 from .data.sensors import sensor as as_sensor
-from .data.windows import Source, means, piece
+from .data.windows import Source, sampled_means, piece
 from .settings import device as a_device
 from .writing import target, whole
 from pathlib import Path
@@ -471,7 +471,7 @@ def _job(o, method, sensor, nodata, tile, device, approximate):
     if tile is not None and p.kind!='blocks': p = replace(p, tile=tile)
     if p.tile<64 or p.tile%64: raise ValueError(f'tile {p.tile}: a multiple of 64 is meant (--tile)')
     s = Source(o, nodata, uuid.uuid4().hex)
-    if s.gaps: s = replace(s, fill=means(s))
+    if s.gaps: s = replace(s, fill=sampled_means(s))
     camera,dev = _camera(o, sensor, p.method),str(a_device(device)) if p.method not in _classical else 'cpu' if device=='auto' else str(a_device(device))
     if p.method=='TV': variational.tv_parameters(camera, o.C)
     return _moved(Job(s, p, camera, device=dev))

@@ -25,7 +25,7 @@ from .layers.sizes import upsample
 from .metrics.reference import ergas, psnr, sam
 from .models.baselines.ldpnet import ldp_loss
 from .models.networks import build, keep_pages, networks
-from .prompts import told
+from .prompts import text_vectors
 from .recipes import Recipe
 from .settings import commit
 from .weights import save_weights
@@ -106,13 +106,13 @@ class Task(L.LightningModule):
         self.net = build(model, recipe.bands[0], ratio, **recipe.knobs)
         self.recipe,self.steps,self.per_epoch = recipe,steps,per_epoch
 
-    def told(self, b): # the network, with the batch's texts if there are any
+    def with_text(self, b): # the network, with the batch's texts if there are any
         f = start(_mixed(getattr(self.net, 'trunk', self.net), self.device.type), self.recipe.scaling)
         return partial(f, t=b['t']) if 't' in b else f
 
     def training_step(self, b, _):
         torch.manual_seed(b['step'])
-        f = self.told(b)
+        f = self.with_text(b)
         with torch.autocast(self.device.type, enabled=False): loss = objectives[self.recipe.loss](f, b, **self.recipe.loss_args)
         if not loss.isfinite():
             where = '; '.join(b['where'][:4])
@@ -121,8 +121,8 @@ class Task(L.LightningModule):
         return loss
 
     def validation_step(self, b, _):
-        if 'x' in b: return self.log('val_psnr', gained(self.told(b), b), batch_size=1, sync_dist=True)
-        x = b['scale'].back(self.told(b)(b['ms'], b['pan']).float())
+        if 'x' in b: return self.log('val_psnr', gained(self.with_text(b), b), batch_size=1, sync_dist=True)
+        x = b['scale'].back(self.with_text(b)(b['ms'], b['pan']).float())
         said = dict(psnr=psnr(x, b['gt'], b['sensor'].peak), ergas=ergas(x, b['gt'], b['r']), sam=sam(x, b['gt']))
         self.log_dict({f'val_{k}': v.mean() for k,v in said.items()}, batch_size=1, sync_dist=True)
 
@@ -156,7 +156,7 @@ class Scenes(L.LightningDataModule):
         for c in recipe.bands:
             with contextlib.suppress(ValueError): self.val += find('val', 'reduced', c) # a scene may be too small to keep a strip back
         used = {g.name: g for gs in (*self.train, self.val) for g in gs} if recipe.text else {}
-        self.texts = told({n: open_scene(g.file, index=g.index) for n,g in used.items()}, recipe.text) if used else None
+        self.texts = text_vectors({n: open_scene(g.file, index=g.index) for n,g in used.items()}, recipe.text) if used else None
         self.per_epoch = max(1, sum(math.prod(g.shape) for gs in self.train for g in gs)//recipe.patch**2//recipe.batch)
         self.steps = recipe.steps or recipe.epochs*self.per_epoch
 

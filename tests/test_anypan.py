@@ -6,7 +6,7 @@ from pansharp_nb.data.cameras import Patches, Strips, camera, invented, lands, s
 from pansharp_nb.data.scenes import save_scene
 from pansharp_nb.data.synthetic import made_up
 from pansharp_nb.metrics.reference import psnr
-from pansharp_nb.models.anypan import AnyPan, view
+from pansharp_nb.models.anypan import AnyPan, band_view
 from pansharp_nb.recipes import recipe
 
 def shaken(seed=0, **kw):
@@ -45,7 +45,7 @@ def test_any_bands_and_ratio(C, r):
 @pytest.mark.parametrize('kw', [{}, dict(fold=1, depth=2), dict(fold=4, depth=1)])
 def test_tiles_leave_no_seam(kw):
     net,(ms,pan,_,_) = shaken(**kw),pair(size=160)
-    v = view(ms, pan, solve(ms, pan))
+    v = band_view(ms, pan, solve(ms, pan))
     whole = net.detail(v.x, v.facts, tile=1000)
     assert all((net.detail(v.x, v.facts, tile=t)-whole).abs().max()<1e-4*whole.abs().max() for t in (64, 96))
 

@@ -13,7 +13,7 @@ from pansharp_nb.models.baselines.adaptive import LAGNet
 from pansharp_nb.models.baselines.pnn import PNN, LambdaPNN
 from pansharp_nb.models.mfmif import MFMIFNet
 from pansharp_nb.models.networks import build, by_tiles, look
-from pansharp_nb.models.premix import PreMixHuge, counted, statistics, statistics_of
+from pansharp_nb.models.premix import PreMixHuge, counted, pair_statistics, statistics_of
 from pansharp_nb.models.sidp import SIDP
 from pansharp_nb.models.sumdun import SUMDUN
 
@@ -114,5 +114,5 @@ def test_histograms_of_windows_add_up():
                 inner = slice(4*(y0-a), 4*(y1-a)),slice(4*(x0-c), 4*(x1-c))
                 part = counted(ms[..., a:b, c:d], pan[..., 4*a:4*b, 4*c:4*d], size, (4*a, 4*c), inner, he=he)
                 total = part if total is None else [s+p for s,p in zip(total, part)]
-        for s,want in zip(statistics_of(total, size, he), statistics(ms, pan, he=he)):
+        for s,want in zip(statistics_of(total, size, he), pair_statistics(ms, pan, he=he)):
             assert torch.equal(s.lut, want.lut) and (s.tile, s.size)==(want.tile, want.size)

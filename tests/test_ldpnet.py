@@ -4,7 +4,7 @@ from conftest import net, pair
 from pansharp_nb.data.scenes import to_tensors
 from pansharp_nb.data.synthetic import made_up
 from pansharp_nb.layers.sizes import upsample
-from pansharp_nb.models.baselines.ldpnet import LDPNet, ldp_loss, shrink
+from pansharp_nb.models.baselines.ldpnet import LDPNet, ldp_loss, _shrink
 from pansharp_nb.models.counting import macs, outline, parameters
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -25,18 +25,18 @@ def oracle(f, ms, pan):
     "The forward pass written once more, from the state alone."
     d = f.state_dict()
     def act(x, k): return F.prelu(x, d[k])
-    def conv(x, k, **kw): return F.conv2d(x, d[k+'.weight'], d[k+'.bias'], **kw)
-    def layer(xs, k): return act(conv(torch.cat(xs, 1), k+'.0', padding=1), k+'.1.weight')
+    def _conv(x, k, **kw): return F.conv2d(x, d[k+'.weight'], d[k+'.bias'], **kw)
+    def layer(xs, k): return act(_conv(torch.cat(xs, 1), k+'.0', padding=1), k+'.1.weight')
     def extract(x, k):
         a = layer([x], k+'.a')
         b = layer([a, x], k+'.b')
         c = layer([b, a], k+'.c')
-        return act(conv(torch.cat([c, b], 1), k+'.down.0', stride=2), k+'.down.1.weight'), c
+        return act(_conv(torch.cat([c, b], 1), k+'.down.0', stride=2), k+'.down.1.weight'), c
     (m2,m),(p2,p) = extract(upsample(ms, 4), 'ms'),extract(torch.cat([pan]*4, 1), 'pan')
     xs = [torch.cat([m2, p2], 1)]
     for i in range(4): xs.append(layer(xs, f'decode.layers.{i}'))
     y = act(F.conv_transpose2d(xs[-1], d['decode.up.0.weight'], d['decode.up.0.bias'], stride=2), 'decode.up.1.weight')
-    return conv(conv(torch.cat([y, m, p], 1), 'paint.0'), 'paint.1', padding=1).relu()
+    return _conv(_conv(torch.cat([y, m, p], 1), 'paint.0'), 'paint.1', padding=1).relu()
 
 def test_forward():
     f,(ms,pan) = net(LDPNet).double(),pair(dtype=torch.float64)
@@ -62,9 +62,9 @@ def test_loss():
 
 def test_shrink_mended():
     "Neither darkens a flat image nor moves a slope."
-    torch.testing.assert_close(shrink(torch.ones(1, 2, 16, 12), (4, 3), False), torch.ones(1, 2, 4, 3))
+    torch.testing.assert_close(_shrink(torch.ones(1, 2, 16, 12), (4, 3), False), torch.ones(1, 2, 4, 3))
     slope = torch.arange(32.).expand(1, 1, 32, 32)
-    torch.testing.assert_close(shrink(slope, (8, 8), False)[..., 1:-1], slope.view(1, 1, 32, 8, 4).mean(-1)[:, :, :8, 1:-1])
+    torch.testing.assert_close(_shrink(slope, (8, 8), False)[..., 1:-1], slope.view(1, 1, 32, 8, 4).mean(-1)[:, :, :8, 1:-1])
 
 @pytest.mark.parametrize('bands,r,h,w', [(1, 4, 5, 7), (3, 2, 9, 5), (8, 4, 2, 3), (4, 3, 5, 3), (4, 1, 7, 5), (16, 4, 1, 1)])
 def test_degraded_images_of_any_size(bands, r, h, w):

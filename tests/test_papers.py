@@ -8,7 +8,7 @@ from pansharp_nb.data.synthetic import made_up
 from pansharp_nb.models import networks
 from pansharp_nb.models.networks import build
 from pansharp_nb.papers import ablations, claims, effects
-from pansharp_nb.papers.reported import agreement, beside, board, reported
+from pansharp_nb.papers.reported import agreement, paper_and_ours, board, reported
 
 root = Path(__file__).parents[1]
 seeds = root.parent/'shared'/'seeds'
@@ -102,7 +102,7 @@ def test_agreement_of_orders():
     b = board('PreMix', '1', 'GF1')[['PSNR']]
     def ours(sign): return scores(**{m: [sign*v+i for i in range(4)] for m,v in b.PSNR.items()})
     for sign in (1, -1): assert agreement(b, ours(sign)).loc['PSNR', ['tau', 'low', 'high']].tolist()==[sign]*3
-    t = beside(b, ours(1))
+    t = paper_and_ours(b, ours(1))
     assert (t.PSNR.paper.rank()==t.PSNR.ours.rank()).all() and (t.scenes.n==4).all()
 
 def drawn(rng, scenes, trainings, nested, luck): # differences of two equal methods: scenes and trainings each add a spread
@@ -156,7 +156,7 @@ def test_text_reaches_the_network():
         torch.manual_seed(0)
         net = build('SUM-DUN', 4, d=4, blocks=(1,)*5, spim=kind).eval()
         for p in net.parameters(): p.data += .1*torch.randn_like(p)
-        with torch.no_grad(): x,y = (networks.Told(net, v)(ms/2047, pan/2047) for v in t)
+        with torch.no_grad(): x,y = (networks.WithText(net, v)(ms/2047, pan/2047) for v in t)
         assert torch.equal(x, y)==same
 
 def test_front_page_is_the_scorecard():

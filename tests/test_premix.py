@@ -7,7 +7,7 @@ from pansharp_nb.layers.branches import equalise, high_pass
 from pansharp_nb.layers.ewfm import EWFM, mask_acts, mask_fn, mix, soft_step
 from pansharp_nb.layers.filtering import predictive_filter
 from pansharp_nb.layers.sizes import upsample
-from pansharp_nb.models.premix import PreMixBase, PreMixHuge, SubNetwork, equalised, statistics
+from pansharp_nb.models.premix import PreMixBase, PreMixHuge, SubNetwork, equalised, pair_statistics
 
 @pytest.fixture(autouse=True)
 def one_thread():
@@ -207,7 +207,7 @@ def test_windows_with_their_halo_are_exact(net):
     ms,pan = pair(net.bands, q, n//q, n//q, dtype=torch.float64)
     net.double().eval()
     t = h + -h%4
-    kw = dict(stats=statistics(ms, pan, q, net.he)) if 'he' in getattr(net, 'branches', ()) else {}
+    kw = dict(stats=pair_statistics(ms, pan, q, net.he)) if 'he' in getattr(net, 'branches', ()) else {}
     ms.requires_grad_(), pan.requires_grad_()
     x = net(ms, pan, **kw)
     gm,gp = torch.autograd.grad(x[..., t:t+8, t:t+8].sum(), (ms, pan))

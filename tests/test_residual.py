@@ -3,7 +3,7 @@ import pytest, torch, torch.nn.functional as F
 from conftest import net, pair
 from pansharp_nb.layers.sizes import upsample
 from pansharp_nb.models.baselines.bdpn import BDPN
-from pansharp_nb.models.baselines.residual import DRPNN, MSDCNN, DiCNN1, FusionNet, PanNet, high_pass
+from pansharp_nb.models.baselines.residual import DRPNN, MSDCNN, DiCNN1, FusionNet, PanNet, box_high_pass
 from pansharp_nb.models.counting import macs, outline, parameters
 
 pytestmark = pytest.mark.usefixtures('one_thread')
@@ -47,7 +47,7 @@ def mean5(x): # by loops
 
 def test_high_pass():
     x = pair(2, 6, 9)[0]
-    assert torch.allclose(high_pass(x), x-mean5(x), atol=1e-6)
+    assert torch.allclose(box_high_pass(x), x-mean5(x), atol=1e-6)
 
 def fusionnet(ms, pan, it):
     up = upsample(ms, 4)

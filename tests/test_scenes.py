@@ -608,7 +608,7 @@ def test_fetch_landsat_archive(server):
     assert not list(out.parent.parent.glob('*.TIF')) and not list(out.parent.glob('*.TIF'))
 
 def test_registry_is_honest():
-    t = fetch.listing()
+    t = fetch.scene_table()
     assert t.index.is_unique and set(t.how)=={'made up', 'download', 'by hand'}
     assert t[t.how=='download'].sha256.isna().all() and t[t.how=='download'].url.str.startswith('https://').all()
     assert set(t.index[t.how=='made up'])=={f'made-up-{s}' for s in sensors}
@@ -621,6 +621,6 @@ def test_made_up_scenes(tmp_path):
     pytest.importorskip('pansharp_nb.data.synthetic')
     f = fetch.get('made-up-IKONOS', tmp_path)
     ds = open_scene(f)
-    assert ds.sensor=='IKONOS' and ds.gt.shape[1:]==ds.pan.shape and fetch.listing(tmp_path).here['made-up-IKONOS']
+    assert ds.sensor=='IKONOS' and ds.gt.shape[1:]==ds.pan.shape and fetch.scene_table(tmp_path).here['made-up-IKONOS']
     assert fetch.get('made-up-IKONOS', tmp_path)==f and fetch.scene_files(tmp_path)==[f]
     with pytest.raises(FileNotFoundError): fetch.scene_files(tmp_path/'no')

@@ -5,7 +5,7 @@ import numpy as np, pytest, torch
 from pansharp_nb.data.degrade import decimate, mtf_kernel
 from pansharp_nb.data.scenes import crop, open_scene, save_scene, trim_nodata
 from pansharp_nb.data.sensors import sensor, sensors
-from pansharp_nb.data.synthetic import band_edges, made_up, materials, responses, spectra, statistics
+from pansharp_nb.data.synthetic import band_edges, made_up, materials, responses, spectra, scene_statistics
 from scipy import ndimage
 
 real_dir = Path(__file__).parents[2]/'shared'/'scenes'
@@ -113,14 +113,14 @@ def _real():
         if 'msonly' in f.name: continue
         ds = open_scene(f)
         if ds.kind!='full_resolution_pair' or ds.bit_depth<10 or not {'B', 'G', 'R'} <= set(ds.bands): continue
-        yield statistics(crop(ds := trim_nodata(ds), *[slice(max(n//2-64, 0), n//2+64) for n in ds.ms.shape[1:]]))
+        yield scene_statistics(crop(ds := trim_nodata(ds), *[slice(max(n//2-64, 0), n//2+64) for n in ds.ms.shape[1:]]))
 
 
 @needs_scenes
 def test_like_real_scenes():
     "Every statistic's median inside the real range, and nine in ten of all numbers."
     real = list(_real())
-    made = [statistics(made_up(n, 384, seed)) for n in sensors for seed in (10, 11)]
+    made = [scene_statistics(made_up(n, 384, seed)) for n in sensors for seed in (10, 11)]
     assert len(real)>10
     inside = {}
     for k in made[0]:
@@ -139,6 +139,6 @@ def test_statistics_tell_noise_from_land():
     real,ds = list(_real()),made_up('IKONOS', 384)
     rng = np.random.default_rng(0)
     fake = ds.assign({v: (ds[v].dims, rng.integers(300, 700, ds[v].shape).astype(np.uint16)) for v in ds})
-    fake = statistics(fake)
+    fake = scene_statistics(fake)
     out = [k for k,v in fake.items() if not min(d[k] for d in real if k in d)<=v<=max(d[k] for d in real if k in d)]
     assert {'PAN ~ B', 'slope', 'detail', 'gradient'} <= set(out)

@@ -442,7 +442,7 @@ def test_a_file_put_there_by_hand_is_left_there(lab):
     assert (here/'downloads'/'lab.mat').exists() and h.asked==0
 
 def test_the_list_says_what_is_pinned():
-    t = fetch.listing()
+    t = fetch.scene_table()
     down = t[t.how=='download']
     assert set(down.check)<={'pinned', 'first download'} and (down.check=='pinned').any()
     assert ((down.check=='pinned')==(down.sha256.notna() | down.md5.notna())).all()

@@ -53,7 +53,7 @@ def grounds(
     looked = sources(scenes)
     found = [g for f in looked for g in _of_file(f, bands, ratio, protocol, part, without, max_shift, tests)]
     said = f'no scene with {bands} bands at ratio {ratio} to train on in {scenes}'
-    kinds = f'files that count end in {" ".join(files.whole)} or are NBU folders; of a pair of other files, make a scene first (save_scene)'
+    kinds = f'files that count end in {" ".join(files.scene_endings)} or are NBU folders; of a pair of other files, make a scene first (save_scene)'
     if not found: raise ValueError(f'{said}: {len(looked)} files looked at; {kinds}; scenes of the split `test` do not count')
     return found
 
@@ -63,7 +63,7 @@ def sources(scenes)->list: # folder, or list of files and folders
     p = Path(scenes).expanduser()
     if not p.exists(): raise ValueError(f'no folder {files.shown(p)}: give the folder of the scenes')
     if p.is_file() or (p/'MS_256').is_dir(): return [p]
-    found = [f for f in p.iterdir() if f.is_file() and files.ending(f) in files.whole and f.name[0]!='.']
+    found = [f for f in p.iterdir() if f.is_file() and files.ending(f) in files.scene_endings and f.name[0]!='.']
     return sorted([*found, *(d.parent for d in p.glob('*/MS_256'))])
 
 # %% ../../nbs/data/patches.ipynb #875fd3a6

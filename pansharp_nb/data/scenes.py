@@ -10,7 +10,7 @@ __all__ = ['as_scene', 'grid_in', 'check_scene', 'scene_sensor', 'nodata_mask', 
 import numpy as np, random, re, torch, warnings, xarray as xr
 from dataclasses import replace
 from . import arrays, grids, rasters, sensors
-from .files import Refused, empty, ending, equals, kind, naming, one_nodata, raster_kinds, shown, there
+from .files import Refused, empty, ending, is_nodata, kind, naming, one_nodata, raster_kinds, shown, there
 from .files import undeclared
 from ..writing import write
 from pathlib import Path
@@ -27,7 +27,7 @@ def _camera(sensor, bands, n): # the `Sensor`, and what has to be written down t
     return s, dict(sensor=s.name, ratio=s.ratio, bands=list(s.bands), **facts)
 
 def _bits(arrays, s, nd): # when nobody says
-    if nd is not None: arrays = [a[~equals(a, nd)] for a in arrays]
+    if nd is not None: arrays = [a[~is_nodata(a, nd)] for a in arrays]
     top = max(np.nanmax(a, initial=0) for a in arrays)
     if all(a.dtype.kind=='f' for a in arrays) and top<=2: return 0
     if s.name=='generic': return max(8, int(min(top, 2**31)).bit_length())
@@ -161,7 +161,7 @@ def _tops(ds): # variable, its valid numbers, the largest that its bits allow
     peak = 2**b-1 if b else 2
     for v in [v for v in _dims if v in ds]:
         a = ds[v].values
-        if nd is not None and not 0<=nd<=peak: a = a[~equals(a, nd)]
+        if nd is not None and not 0<=nd<=peak: a = a[~is_nodata(a, nd)]
         yield v, a, peak*(1.01 if a.dtype.kind=='f' else 1)
 
 def _value_fault(ds):
@@ -226,10 +226,10 @@ def nodata_mask(
     "MS pixels without data: the attribute `nodata`, else 0."
     nd,(h,w) = ds.attrs.get('nodata', 0), ds.ms.shape[1:]
     over_bands = np.all if nd==0 else np.any
-    a = over_bands(equals(ds.ms.values, nd), axis=0)
+    a = over_bands(is_nodata(ds.ms.values, nd), axis=0)
     some,either,both = a,a,a
     for v in [v for v in ('pan', 'gt') if v in ds]:
-        a = equals(ds[v].values, nd)
+        a = is_nodata(ds[v].values, nd)
         a = (over_bands(a, axis=0) if v=='gt' else a).reshape(h, ds.sizes['y']//h, w, -1)
         whole = a.all((1, 3))
         some,either,both = some | a.any((1, 3)), either | whole, both & whole
@@ -330,7 +330,7 @@ def _alone(p, index, what, want): # layers and attributes of one file
     return {want[0]: l}, l.facts
 
 def _product(d):
-    try: layers,attrs = rasters.landsat(d)
+    try: layers,attrs = rasters.landsat_layers(d)
     except ValueError as e: raise Refused(str(e).replace(f'{d}/', '')) from None
     return layers | ({'pan': _plane(layers['pan'])} if 'pan' in layers else {}), attrs
 
@@ -509,13 +509,13 @@ def samples(
     with naming(path):
         p = there(path)
         if _is_nbu(p): return range(len(arrays.nbu_names(p)))
-        return range(1 if p.is_dir() or kind(p) in (*raster_kinds, 'TAR') else arrays.count(p))
+        return range(1 if p.is_dir() or kind(p) in (*raster_kinds, 'TAR') else arrays.samples_in(p))
 
 # %% ../../nbs/data/scenes.ipynb #dd791ca8
 def _on_pan(l, g, p, hw): # cut a fused image to PAN's ground, in place; what there is to say
     if not grids.same_system(g, p): raise Refused('the image and PAN have different coordinate systems: gdalwarp -t_srs one')
     H,W = l.a.shape[1:]
-    (x,y),(X,Y) = (grids.at(~p[1], *grids.at(g[1], *c)) for c in ((0, 0), (W, H)))
+    (x,y),(X,Y) = (grids.place(~p[1], *grids.place(g[1], *c)) for c in ((0, 0), (W, H)))
     if not np.isfinite([x, y, X, Y]).all() or max(abs(X-x-W), abs(Y-y-H))>.5:
         raise Refused(f'a pixel of the image is {(Y-y)/H:.3g} x {(X-x)/W:.3g} of PAN: resample it')
     i,j = round(-y),round(-x)
