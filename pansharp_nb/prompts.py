@@ -525,7 +525,7 @@ class OpenAIEmbedder(Endpoint):
 # %% ../nbs/prompts.ipynb #e94b9b62
 class ConstantProvider:
     "The same text for every image."
-    def __init__(self, text): self.text,self.id = text,f'constant {text}'
+    def __init__(self, text): self.text,self.id = text,f'constant {text}' # any text
     def describe(self, ms, pan, meta): return self.text
 
 class FileProvider:

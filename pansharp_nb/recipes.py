@@ -14,22 +14,22 @@ from .data.scaling import scalings
 @dataclass(frozen=True)
 class Recipe:
     "One way to train a network."
-    epochs:int=0
+    epochs:int=0             # passes over the scenes
     steps:int=0              # instead of epochs
-    batch:int=16
+    batch:int=16             # patches
     patch:int=64             # side in PAN pixels
-    lr:float=1e-3
+    lr:float=1e-3            # learning rate
     optimiser:str='adam'     # `adam`, `adamw`, `sgd`
     betas:tuple=(.9, .999)   # of Adam; the first is SGD's momentum
     decay:float=0.           # weight decay
     schedule:str='constant'  # `step` (times `gamma` every `every` epochs) or `cosine` (to `floor` times `lr`)
-    every:int=0
-    gamma:float=.5
-    floor:float=0.
+    every:int=0              # epochs between two steps of the schedule
+    gamma:float=.5           # factor of a step
+    floor:float=0.           # least rate of `cosine`, a share of `lr`
     warmup:int=0             # steps of linear rise
     clip:float=0.            # norm of the gradient; 0 for none
     loss:str='l1'            # a key of `training.objectives`
-    loss_args:dict=field(default_factory=dict)
+    loss_args:dict=field(default_factory=dict) # arguments of the loss
     protocol:str='reduced'   # `full`: original scale, no truth
     scaling:str='peak'       # or `stretch`, `scene`, `gs`, `sfr`
     wald:str='toolbox'       # how a pair is degraded: `toolbox` or `premix`

@@ -345,7 +345,7 @@ def examine(
     file,               # of weights
     scenes:str='auto',  # as in `gather`
     device='cpu',
-    protocols=('reduced', 'full')
+    protocols=('reduced', 'full') # at which scale
 )->dict:                # scene -> metric -> value; also in the card
     "Score weights on the test scenes and write it into their card."
     net,card = weights.load(file)

@@ -44,7 +44,7 @@ def stranger(
 
 # %% ../nbs/00_settings.ipynb #85c021de
 @cache
-def say_once(text:str):
+def say_once(text:str): # one line
     "A warning, once in a process."
     warnings.warn(text, stacklevel=3)
 

@@ -101,7 +101,11 @@ def _channels_last(net):
 # %% ../nbs/training.ipynb #fe264f11
 class Task(L.LightningModule):
     "A network, its recipe and nothing else."
-    def __init__(self, model:str, recipe:Recipe, steps:int, per_epoch:int, ratio:int=4):
+    def __init__(self,
+        model:str, recipe:Recipe,  # name of a network; how to train it
+        steps:int, per_epoch:int,  # all steps; those of an epoch
+        ratio:int=4
+    ):
         super().__init__()
         self.net = build(model, recipe.bands[0], ratio, **recipe.knobs)
         self.recipe,self.steps,self.per_epoch = recipe,steps,per_epoch
@@ -147,7 +151,10 @@ def rate(
 # %% ../nbs/training.ipynb #25f7d0e2
 class Scenes(L.LightningDataModule):
     "Training batches and validation strips of a folder of scenes."
-    def __init__(self, scenes, recipe:Recipe, ratio:int=4, seed:int=0, without=(), tests=False):
+    def __init__(self,
+        scenes, recipe:Recipe, ratio:int=4, seed:int=0, # folder, or list of files
+        without=(), tests:bool=False # as in `train`
+    ):
         super().__init__()
         self.q,self.ratio,self.seed = recipe,ratio,seed
         def find(part, protocol, bands): return grounds(scenes, bands, ratio, protocol, part, without, tests=tests)
@@ -173,7 +180,10 @@ class Scenes(L.LightningDataModule):
 # %% ../nbs/training.ipynb #c324e920
 class Cameras(L.LightningDataModule):
     "Patches and strips of a folder of scenes, photographed by many cameras."
-    def __init__(self, scenes, recipe:Recipe, ratio:int=None, seed:int=0, without=(), tests=False):
+    def __init__(self,
+        scenes, recipe:Recipe, ratio:int=None, seed:int=0, # folder, or list of files
+        without=(), tests:bool=False # as in `train`
+    ):
         super().__init__()
         self.q,self.texts,self.seed = recipe,None,seed
         found = lands(scenes, without, tests)
@@ -190,7 +200,8 @@ class Cameras(L.LightningDataModule):
 
     def val_dataloader(self): return torch.utils.data.DataLoader(Strips(self.val), batch_size=None)
 
-def gained(net, b): # dB over SFR
+def gained(net, b): # a network; a batch of `Patches`
+    "Decibels over SFR."
     e,s = (t-b['y'] for t in (net(b['x'], b['facts']), b['x'][:, :, -1]))
     return 10*(s.square().mean()/e.square().mean().clamp_min(1e-12)).log10()
 
@@ -230,15 +241,15 @@ class _Clock(Callback):
 # %% ../nbs/training.ipynb #94963afc
 def train(
     model:str,              # a network
-    recipe:Recipe,
+    recipe:Recipe,          # how to train it
     scenes,                 # folder, or list of files
     out,                    # folder of the run, made if missing
     resume:bool=False,      # go on from `last.ckpt`
     ratio:int=4, seed:int=0,
     without=(),             # sensors or scenes to leave out
     save_every:int=100,     # steps
-    accelerator:str='auto', devices='auto', nodes:int=1, precision:str='32-true',
-    progress:bool=True, validate:bool=True,
+    accelerator:str='auto', devices='auto', nodes:int=1, precision:str='32-true', # of Lightning
+    progress:bool=True, validate:bool=True, # show a bar; score held-out rows
     tests:bool=False        # learn from scenes of the split `test` too, as in `grounds`
 )->tuple:                   # the network, the `Scenes`, the clock
     "Train, or go on training; raises `Stopped` when SIGINT or SIGTERM came."
@@ -321,9 +332,9 @@ def _trainer(out, q, data, clock, n, accelerator, devices, nodes, precision, pro
 # %% ../nbs/training.ipynb #3873e1dd
 def run(
     model, recipe:Recipe, scenes, out, resume=False, ratio=4, seed=0, without=(), save_every=100, # as in `train`
-    accelerator='auto', devices='auto', nodes=1, precision='32-true',
+    accelerator='auto', devices='auto', nodes=1, precision='32-true', # of Lightning
     name:str='quick',  # of the recipe, for the card
-    progress:bool=True, tests:bool=False
+    progress:bool=True, tests:bool=False # as in `train`
 )->Path:               # of the weights; `None` in all but the first of several processes
     "Train, then write weights and card."
     how = dict(accelerator=accelerator, devices=devices, nodes=nodes, precision=precision, progress=progress)

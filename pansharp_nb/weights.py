@@ -122,7 +122,7 @@ def _plain(v): # what JSON can say, and of a size that a network may have
 
 # %% ../nbs/weights.ipynb #392adc86
 def sized(
-    card:dict
+    card:dict # of weights
 )->nn.Module: # on the meta device: shapes only
     "The network of a card without content; raises `ValueError` if it is too large to be one of ours."
     grown = dict(numbers=0, parts=0)
@@ -174,7 +174,7 @@ def _stored(v, half): # a copy: a network may have two names for one tensor, the
 # %% ../nbs/weights.ipynb #2113ff07
 def annotate(
     file,  # of weights
-    **facts
+    **facts # names and values, such as `scores`
 )->dict:   # the card
     "Write more into a card."
     card = card_of(file) | facts
@@ -213,13 +213,15 @@ def _load(file, said, size, when): # `said` are the settings of the card: anothe
     return net.eval()
 
 # %% ../nbs/weights.ipynb #91605184
-def is_strange(card:dict, sensor)->bool:
+def is_strange(card:dict, sensor)->bool: # card of the weights; name or `Sensor`
     "Is this sensor new to the network? Weights of the papers' scalings are never asked."
     s,known = as_sensor(sensor),set(card.get('sensors', ())) - {'generic'}
     if is_fitted(card): return s.kappa is None and sensors.get(s.name, s).kappa is None
     return card['scaling']=='gs' and s.name not in known
 
-def is_fitted(card:dict)->bool: return getattr(networks.get(card.get('name')), 'whole', False) # AnyPan
+def is_fitted(card:dict)->bool: # card of the weights
+    "Is the network one that works on what SFR found, as AnyPan does?"
+    return getattr(networks.get(card.get('name')), 'whole', False)
 
 # %% ../nbs/weights.ipynb #04924a60
 def telling(net:nn.Module, card:dict, ms, pan, sensor)->nn.Module: # of `load`; an image pair
@@ -255,7 +257,7 @@ def digest(card:dict)->str: # eight digits
     settings = {k: card.get(k) for k in (*needed, 'sensors', 'sha256')}
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:8]
 
-def label(name:str, bands:int, ratio:int=4, sensor=None)->str:
+def label(name:str, bands:int, ratio:int=4, sensor=None)->str: # of a network and a scene
     "What a table says of the weights behind a method: file, `digest`, and `+GSA/2` or `+SFR/2` where it meets a stranger; `-` without."
     f = file_of(name, bands, ratio)
     if f is None: return '-'

@@ -104,7 +104,7 @@ def owned(
 # %% ../nbs/writing.ipynb #cc1eab15
 class Stopped(BaseException):
     "A signal came; `code` is what a process then exits with, 130 or 143; `hint` says how to go on."
-    def __init__(self, n:int):
+    def __init__(self, n:int): # number of the signal
         self.code,self.hint = 128+n,'the same call starts again'
         super().__init__(f'stopped by {signal.Signals(n).name}')
 

@@ -44,12 +44,12 @@ def _by_place(shape, want, last, big): # letters; `last`: bands (and samples) co
 @dataclass
 class Var:
     "An array in a file, not yet read."
-    name:str
-    shape:tuple
-    dtype:np.dtype
+    name:str              # its name in the file
+    shape:tuple           # sizes of its dimensions
+    dtype:np.dtype        # type of its numbers
     read:object           # a function of an index tuple
     dims:list=()          # names of the dimensions, None where they have none
-    attrs:dict=None
+    attrs:dict=None       # attributes as text and numbers
     unwritten:object=None # a function of an index tuple: booleans where nothing was ever written, or `None`
 
 _keys = dict(ms=('I_MS_LR', 'I_MS', 'imgMS', 'ms', 'MS'), pan=('I_PAN', 'imgPAN', 'block', 'pan', 'PAN'),
@@ -104,7 +104,8 @@ def _decode(l, at, v, nodata=None):
     scale(l, by, plus, v)
 
 # %% ../../nbs/data/arrays.ipynb #b6d878cb
-def one_of(n, index):
+def one_of(n, index): # samples in the file; which one
+    "Is there such a sample?"
     if not 0<=index<n: raise Refused(f'has {n} samples: index {index} is not one of 0 to {n-1}')
 
 def _layer(v, letters, index, path, what, nodata=None):
@@ -340,7 +341,7 @@ def _vars(path, every=False): # name -> `Var` (`every`: of foreign names too), a
 # %% ../../nbs/data/arrays.ipynb #ae649b87
 def layers_of(
     have, last, # as `h5_vars` gives them
-    index, path,
+    index, path, # which sample; the file, for messages
     want,       # of `ms`, `pan`, `gt`
     attrs={}    # of the file: `nodata` counts for all arrays
 )->dict:        # name -> `Layer`

@@ -27,7 +27,7 @@ class Land:
     truth:Tensor # `(1, C, H, W)`
     pan:Tensor   # `(1, 1, H, W)`, or `k` times finer; `None`: there was none
     ms:Tensor    # of a triplet `(1, C, H/r, W/r)`, else `None`
-    k:int
+    k:int        # how many times finer the PAN is than the truth
 
 _side = 400 # pixels of truth
 
@@ -68,7 +68,7 @@ def _alone(f, without): # MS without PAN
 
 # %% ../../nbs/data/cameras.ipynb #f09d57ef
 def camera(
-    l:Land,
+    l:Land,     # what is photographed
     rng         # NumPy generator
 )->tuple:       # `ms`, `pan`, `truth`
     "A pair that some camera would have taken of this land."
@@ -121,8 +121,8 @@ class Kept:
     "One view of a pair, and what to answer."
     x:Tensor     # maps `(C, 9, H, W)`, half
     y:Tensor     # detail over the enlarged band `(C, H, W)`, in units of `u`, half
-    facts:Tensor
-    g:Ground
+    facts:Tensor # of the camera, as in `models.anypan.View`
+    g:Ground     # where it comes from
 
 def _kept(l, pair, kappa): # a `Land`, its pair, kappa as in `solve`, or `truth`
     "A `Kept` of a pair."
@@ -132,7 +132,7 @@ def _kept(l, pair, kappa): # a `Land`, its pair, kappa as in `solve`, or `truth`
     v = band_view(ms, pan, n)
     return Kept(v.x.half(), (((truth-n.o)/n.sd-v.f.q.U)[0]/n.u).half(), v.facts, l.g)
 
-def softness(ms, pan, truth):
+def softness(ms, pan, truth): # a pair and its reference
     "kappa of a pair whose truth is known; training only."
     z = (truth-truth.mean((2, 3), keepdim=True))/truth.std((2, 3), keepdim=True).clamp_min(1e-6)
     return max(0., kappa_of(z, calibrated(ms, pan).p))
@@ -157,7 +157,12 @@ def views(
 
 class Patches(torch.utils.data.Dataset):
     "Batch `t` of a run, a function of seed and `t`."
-    def __init__(self, kept, steps, batch=8, patch=48, seed=0):
+    def __init__(self,
+        kept,       # list of `Kept`
+        steps:int,  # how many batches
+        batch:int=8, patch:int=48, # patches in a batch, side of a patch in PAN pixels
+        seed:int=0
+    ):
         self.kept = [k for k in kept if min(_rows(k), k.y.shape[2])>=patch]
         w = np.array([math.sqrt(k.y[0].numel())*(.25 if k.g.eight_bit else 1) for k in self.kept])
         self.p,self.steps,self.batch,self.patch,self.seed = w/w.sum(),steps,batch,patch,seed
@@ -181,7 +186,7 @@ def _rows(k): return k.y.shape[1]*7//8 # those to learn from
 # %% ../../nbs/data/cameras.ipynb #8923d1d1
 class Strips(torch.utils.data.Dataset):
     "The rows that nothing was learned from."
-    def __init__(self, kept): self.kept = kept
+    def __init__(self, kept): self.kept = kept # list of `Kept`
     def __len__(self): return len(self.kept)
     def __getitem__(self, i):
         k = self.kept[i]
@@ -191,7 +196,7 @@ class Strips(torch.utils.data.Dataset):
 
 # %% ../../nbs/data/cameras.ipynb #dbbb2f68
 def invented(
-    names=('QB', 'GE1', 'WV2', 'WV3', 'GF2', 'L8'), size:int=384, seed:int=100
+    names=('QB', 'GE1', 'WV2', 'WV3', 'GF2', 'L8'), size:int=384, seed:int=100 # sensors; side in pixels
 ): # yields `Land`
     "A made-up scene of each sensor."
     for i,n in enumerate(names):

@@ -138,15 +138,19 @@ def mtf_filter(
     return (_mtf_down if down else _mtf_full)(x, gains, r, n)
 
 # %% ../../nbs/data/degrade.ipynb #db73c156
-def mtf(x:Tensor, sensor, r:int=4, down:bool=False)->Tensor:
+def mtf(
+    x:Tensor, sensor,    # MS bands `(B, C, H, W)`; name or `Sensor`
+    r:int=4,             # how many times coarser
+    down:bool=False      # also keep only every `r`-th pixel
+)->Tensor:               # `(B, C, H, W)`, or `(B, C, H/r, W/r)`
     "MS bands `(B, C, H, W)` as `sensor` would see them at a ratio `r` coarser (toolbox `MTF`)."
     return mtf_filter(x, as_sensor(sensor, x.shape[1]).gains, r, down)
 
-def mtf_pan(pan:Tensor, sensor, r:int=4, down:bool=False)->Tensor:
+def mtf_pan(pan:Tensor, sensor, r:int=4, down:bool=False)->Tensor: # as in `mtf`
     "PAN `(B, 1, H, W)` through its own MTF (toolbox `MTF_PAN`)."
     return mtf_filter(pan, (as_sensor(sensor).gain_pan,)*pan.shape[1], r, down)
 
-def lp_gauss(pan:Tensor, r:int=4, down:bool=False)->Tensor:
+def lp_gauss(pan:Tensor, r:int=4, down:bool=False)->Tensor: # as in `mtf`
     "Low-pass with gain 0.3 (toolbox `LPfilterGauss`)."
     return mtf_filter(pan, (.3,)*pan.shape[1], r, down, n=41)
 

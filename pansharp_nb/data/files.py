@@ -83,11 +83,13 @@ image_endings = '.tif', '.tiff', '.jp2', '.j2k', '.png', '.jpg', '.jpeg', '.ntf'
 raw_endings = '.img', '.dat', '.bsq', '.bil', '.bip', '.raw', '' # numbers that a `.hdr` describes
 packed = '.tar', '.tar.gz', '.tgz'
 
-def ending(path)->str: # `.tar.gz`, lower case
+def ending(path)->str: # as `.tar.gz`
+    "The ending of a file name, in lower case."
     name = Path(path).name.lower()
     return next((e for e in packed if name.endswith(e)), Path(name).suffix)
 
-def envi_header(p): # the `.hdr` of plain numbers, or `None`
+def envi_header(p): # path of the numbers
+    "The `.hdr` that describes a file of plain numbers, or `None`."
     beside = [p.with_suffix('.hdr'), p.with_name(p.name+'.hdr')] if ending(p) in raw_endings else []
     return next((h for h in beside if h.is_file()), None)
 
@@ -136,12 +138,16 @@ class Layer:
     names:list=()               # of bands, in the file's words; None where it has none
     stack:int=None              # how many samples the file holds, if it holds samples
     facts:dict=field(default_factory=dict) # `sensor`, `bit_depth`
-    said:list=field(default_factory=list)
+    said:list=field(default_factory=list)  # warnings to show
 
 # %% ../../nbs/data/files.ipynb #638aea06
-def is_nodata(a, nd): return np.isnan(a) if nd!=nd else a==nd
+def is_nodata(a, nd): # array; the number that stands for none
+    "Where an array holds the nodata number, which may be NaN."
+    return np.isnan(a) if nd!=nd else a==nd
 
-def tidy(v): return int(v) if v is not None and float(v).is_integer() and abs(v)<2**53 else v # 0, not 0.0
+def tidy(v): # number or `None`
+    "0 instead of 0.0: a whole number as an integer."
+    return int(v) if v is not None and float(v).is_integer() and abs(v)<2**53 else v
 
 def empty(
     l # a layer
@@ -156,7 +162,7 @@ def empty(
 def scale(
     l,            # a layer
     by, plus,     # scale and offset: numbers, or one a band
-    what='values'
+    what='values' # the word for them in messages
 ):
     "Apply a scale and an offset to a layer, in place."
     by,plus = (np.asarray(o, float).reshape(-1, *[1]*(l.a.ndim-1)) for o in (by, plus))

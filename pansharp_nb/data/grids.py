@@ -37,7 +37,9 @@ def grid_of(
     return grid(str(a.get('crs_wkt') or a.get('spatial_ref') or ''), *six)
 
 # %% ../../nbs/data/grids.ipynb #85cc3b56
-def place(t, x, y): return t.a*x + t.b*y + t.c, t.d*x + t.e*y + t.f # column, row -> place
+def place(t, x, y): # geotransform, column, row
+    "Coordinates of a pixel."
+    return t.a*x + t.b*y + t.c, t.d*x + t.e*y + t.f
 
 def shift(
     g,     # a grid, or `None`
@@ -73,7 +75,8 @@ def on_pan(
     return r, (y+(ry-r)*h/2, x+(rx-r)*w/2)
 
 # %% ../../nbs/data/grids.ipynb #efead1ae
-def overlap(o, n, N, r): # first MS pixel, first PAN pixel, MS length; MS begins at PAN pixel `o`
+def overlap(o, n, N, r): # PAN pixel where MS begins, lengths of MS and of PAN, ratio
+    "First MS pixel, first PAN pixel, common MS length, and what is left of `o`."
     p = int(np.floor(o+.02)) # pixel sizes are rounded in files
     a = max(0, -(p//r))
     return a, p+r*a, min(n-a, (N-p-r*a)//r), o-p

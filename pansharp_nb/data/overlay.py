@@ -21,12 +21,12 @@ from rasterio.windows import Window
 @dataclass(frozen=True)
 class Header:
     "The header of a file, or of one of its bands."
-    path:str
+    path:str      # file
     bands:tuple   # numbers of its image bands, from 1
     shape:tuple   # `(H, W)`
     t:Affine      # pixel to place, or `None`
     crs:str       # WKT, '' if unknown
-    dtype:str
+    dtype:str     # type of its numbers
     nodata:tuple  # a number, or `None`, a band
     masked:bool   # has it a mask?
     alpha:int     # number of its alpha band, or 0
@@ -40,7 +40,8 @@ class Header:
 # %% ../../nbs/data/overlay.ipynb #c6953d5f
 quiet = dict(GDAL_PAM_ENABLED='YES', GDAL_CACHEMAX=64, GDAL_DISABLE_READDIR_ON_OPEN='FALSE')
 
-def opened(path): # a rasterio dataset; `OSError` in one line
+def opened(path): # file, or anything GDAL opens
+    "A rasterio dataset; raises `OSError` in one line."
     try:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore', rasterio.errors.NotGeoreferencedWarning)
@@ -126,9 +127,9 @@ def _placed(p, m, align): # ratio, offset, and is it of the geotransforms?
 @dataclass(frozen=True)
 class Overlay:
     "PAN and MS on one grid."
-    pan:Header
+    pan:Header     # of PAN
     ms:tuple       # layers, in the order of the bands
-    r:int
+    r:int          # ratio
     at:tuple       # row and column of PAN, then of MS, where the common ground begins
     hw:tuple       # rows and columns of MS there
     rest:tuple     # (down, right), PAN pixels

@@ -28,14 +28,14 @@ class Ground:
     "A sample that patches can be cut from."
     file:Path       # scene file, HDF5 stack or NBU folder
     index:int       # which sample of it
-    name:str
-    sensor:Sensor
+    name:str        # of the scene
+    sensor:Sensor   # its camera
     take:tuple      # names of the bands to train on, in order of wavelength
     shape:tuple     # of the truth (or of MS, at full scale) in pixels
     truth:bool      # has a `gt` of its own
     span:tuple      # first and last MS row
-    eight_bit:bool
-    licence:str
+    eight_bit:bool  # a picture of 8 bits, not measured numbers
+    licence:str     # of the data
     stack:bool      # one of many in an HDF5 file
 
 # %% ../../nbs/data/patches.ipynb #5b77220e
@@ -127,7 +127,7 @@ def variant(
     g:Ground, protocol:str='reduced', # `reduced`: one scale down unless `g` has a truth; `full`: as it is
     k:int=0,                          # turn
     jitter:int=0,                     # 0, or a seed of `shake`
-    scaling:str='peak',
+    scaling:str='peak',               # one of `data.scaling.scalings`
     how:str='toolbox'                 # of `wald`
 )->tuple:                             # `ms`, `pan`, `gt` (or `None`) on [0, 1], `Scale`, `Sensor`
     "One scene as a network sees it."
@@ -151,7 +151,8 @@ def _whole_cells(ms, pan):
     return ms[..., :h, :w], pan[..., :r*h, :r*w]
 
 # %% ../../nbs/data/patches.ipynb #58ee8667
-def images_of(g): # `ms, pan, gt` of a ground in digital numbers
+def images_of(g): # a `Ground`
+    "Its `ms, pan, gt` in digital numbers."
     if not g.stack: return _scene(g)
     one = arrays.layers_of(*_stack(g.file), g.index, g.file, ('ms', 'pan', 'gt'))
     ms,pan,gt = (torch.from_numpy(one[v].a.astype('float32'))[None] if v in one else None for v in ('ms', 'pan', 'gt'))
@@ -170,7 +171,7 @@ class Batches(torch.utils.data.Dataset):
         groups,                 # list of lists of `Ground`, one list a band count
         steps:int,              # how many batches
         batch:int=16, patch:int=64, # patches in a batch, side of a patch in PAN pixels
-        protocol:str='reduced', scaling:str='peak',
+        protocol:str='reduced', scaling:str='peak', # as in `variant`
         augment:bool=True,      # the eight turns
         jitter:int=0,           # how many shaken cameras besides the real one
         seed:int=0, rank:int=0, world:int=1, # this process takes each `world`-th patch

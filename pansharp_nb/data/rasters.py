@@ -233,7 +233,8 @@ def _numbers(l, f, keep, aux, what):
 _satellite_tags = set('sensor sensor_id satellite satelliteid satid platform spacecraft spacecraft_id mission '
     'instrument tifftag_imagedescription tifftag_documentname nitf_isorce'.split())
 
-def facts_of(f):
+def facts_of(f): # a rasterio dataset
+    "Sensor and bit depth, as far as the tags of a file tell."
     tags = {k.lower(): v for k,v in (f.tags() | f.tags(ns='IMAGERY')).items()}
     said = {sensors.sensor_in(tags[k]) for k in tags.keys() & _satellite_tags} - {None}
     bits = f.tags(1, ns='IMAGE_STRUCTURE').get('NBITS', '')
@@ -294,7 +295,7 @@ def landsat_files(
     return out
 
 def landsat_sensor(
-    folder, files
+    folder, files # of a product; `landsat_files` of it
 )->str:    # L5, L7 or L8
     "The sensor of a Landsat product."
     if not files: raise Refused(f'{shown(folder)} has no *_B2.TIF or other MS band: unpack the product again')

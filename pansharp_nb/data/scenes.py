@@ -144,7 +144,9 @@ def _shape_fault(ds):
 # %% ../../nbs/data/scenes.ipynb #ddb3f6d2
 _maps = dict(ms='spatial_ref_ms', pan='spatial_ref') # grid mappings, as rioxarray names them
 
-def grid_in(ds, v): return grids.grid_of(ds.coords[_maps[v]].attrs) if _maps[v] in ds.coords else None
+def grid_in(ds, v): # a scene; `ms`, `pan` or `gt`
+    "The grid of an image, or `None`."
+    return grids.grid_of(ds.coords[_maps[v]].attrs) if _maps[v] in ds.coords else None
 
 def _grid_fault(ds):
     try: g,p = grid_in(ds, 'ms'), grid_in(ds, 'pan')

@@ -26,7 +26,7 @@ def _handle(path, run):
 @dataclass(frozen=True)
 class Source:
     "A scene to be read in pieces."
-    o:Overlay
+    o:Overlay            # its headers on one grid
     nodata:object='auto' # `auto`, `none` or a number
     run:str=''           # files are opened anew for another run
     fill:tuple=None      # means of the bands and of PAN, for holes too wide to fill from their borders
@@ -104,7 +104,7 @@ def _cut(z, n, at, size, N, k, first): # of (K, H, W), n pixels an MS pixel; at,
 
 # %% ../../nbs/data/windows.ipynb #966cb281
 def piece(
-    s:Source,
+    s:Source,      # the scene
     y:int, x:int,  # first row and column, PAN pixels of the common ground, multiples of the ratio
     h:int, w:int,  # size, likewise
     rim:int=0,     # PAN pixels around it, a multiple of the ratio
@@ -125,7 +125,7 @@ def piece(
 
 # %% ../../nbs/data/windows.ipynb #be1f2891
 def sampled_means(
-    s:Source
+    s:Source # the scene
 )->tuple: # of the bands and of PAN, float32
     "Roughly what a scene shows."
     (h,w),n,seen = s.o.hw,64,[]

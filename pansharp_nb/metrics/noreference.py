@@ -87,7 +87,7 @@ def d_s(
     r:int=4,             # ratio
     low:Tensor=None,     # coarse PAN on the grid of `m`; default the toolbox's
     block=32,            # as in `d_lambda`
-    sliding:bool=False
+    sliding:bool=False   # as in `d_lambda`
 )->Tensor:               # `(B,)`
     "Spatial distortion of QNR (Alparone 2008)."
     if low is None: low = coarse_pan(pan, r) if m.shape[-2:]==pan.shape[-2:] else imresize(pan, 1/r)
@@ -133,8 +133,11 @@ def d_lambda_k(
     return 1-q2n(mtf(x, sensor, r), exp, rounding=rounding, unit=unit)
 
 @metric
-def hqnr(x:Tensor, exp:Tensor, pan:Tensor, sensor, r:int=4)->Tensor:
-    "Hybrid quality with no reference: Khan's spectral and QNR's spatial distortion."
+def hqnr(
+    x:Tensor, exp:Tensor, # fused and interpolated bands, both `(B, C, H, W)`
+    pan:Tensor, sensor, r:int=4
+)->Tensor:                # `(B,)`, 0 to 1; 1 is best
+    "Hybrid quality with no reference (Aiazzi 2014): Khan's spectral and QNR's spatial distortion."
     return (1-d_lambda_k(x, exp, sensor, r))*(1-d_s(x, exp, pan, r))
 
 # %% ../../nbs/metrics/noreference.ipynb #b15b5b17

@@ -139,20 +139,20 @@ def psnr(
     return 10*(_peak(peak, y)**2/_mse(x, y).mean(1)).log10()
 
 @metric
-def psnr_bandmean(x:Tensor, y:Tensor, peak:float=None)->Tensor:
+def psnr_bandmean(x:Tensor, y:Tensor, peak:float=None)->Tensor: # as in `psnr`
     "Mean of the bands' own PSNR, as some Python code prints it: 1 to 4 dB higher."
     return (10*(_peak(peak, y)**2/_mse(x, y)).log10()).mean(1)
 
 # %% ../../nbs/metrics/reference.ipynb #5114953c
 @metric
-def rmse(x:Tensor, y:Tensor)->Tensor:
+def rmse(x:Tensor, y:Tensor)->Tensor: # result and reference `(B, C, H, W)`; `(B,)`, 0 is best
     "Root of the mean squared error over all pixels and bands."
     return _sqrt(_mse(x, y).mean(1))
 
 def _off(e, m): return m.detach().abs()<=1e-6*e.detach().sqrt() # an error with no mean to be relative to
 
 @metric
-def rase(x:Tensor, y:Tensor)->Tensor:
+def rase(x:Tensor, y:Tensor)->Tensor: # as in `rmse`
     "Relative average spectral error, percent of the mean of `y`."
     e,m = _mse(x, y).mean(1),y.mean((1, 2, 3))
     return 100*(_sqrt(e)/m.where(e>0, 1)).where(~_off(e, m) | (e==0), torch.inf)
@@ -234,7 +234,7 @@ def _laplace(z): # 9 times the centre less the 3 x 3 sum
     return 9*z[..., 1:-1, 1:-1]-s[..., :-2]-s[..., 1:-1]-s[..., 2:]
 
 @metric
-def scc_laplacian(x:Tensor, y:Tensor)->Tensor:
+def scc_laplacian(x:Tensor, y:Tensor)->Tensor: # as in `rmse`, but 1 is best
     "Spatial correlation coefficient of Zhou (1998): mean correlation of Laplacians, valid area."
     _least('scc_laplacian', x, 3)
     return cc(_laplace(x), _laplace(y))
@@ -287,7 +287,7 @@ def ssim(
     return s/((x.shape[-2]-10)*(x.shape[-1]-10))
 
 # %% ../../nbs/metrics/reference.ipynb #56b609b3
-def q_index(mx, my, vx, vy, c):
+def q_index(mx, my, vx, vy, c): # means, variances and covariance of `x` and `y`
     "Universal quality index from means, variances and covariance."
     e,x,y = _tiny(c),vx.detach()<=_faint(mx),vy.detach()<=_faint(my)
     vx,vy,c = vx.masked_fill(x, 0),vy.masked_fill(y, 0),c.masked_fill(x | y, 0)

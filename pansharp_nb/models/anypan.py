@@ -17,7 +17,7 @@ class View:
     "One scene as the network sees it."
     x:Tensor    # maps `(C, 9, r*h, r*w)`, in units of `u`
     facts:Tensor# `(5,)`: kappa or 0, is it known, gain of the operator, is there none, 1/ratio
-    f:Fit
+    f:Fit       # what SFR found
 
 _gains = dict(box=.6, bicubic=.55, none=1.)
 
@@ -37,7 +37,12 @@ def band_view(
 # %% ../../nbs/models/anypan.ipynb #fe5bf9b3
 class Trunk(nn.Module):
     "Maps of some bands to the detail that one adds to each."
-    def __init__(self, dim:int=32, depth:int=4, fold:int=2, meet:tuple=(0, 2)):
+    def __init__(self,
+        dim:int=32,         # channels
+        depth:int=4,        # blocks
+        fold:int=2,         # works on a grid `fold` times coarser
+        meet:tuple=(0, 2)   # blocks after which the bands see each other's mean
+    ):
         super().__init__()
         def conv(a, b, k=3): return nn.Conv2d(a, b, k, padding=k//2)
         self.fold,self.meet = fold,tuple(meet)
@@ -67,7 +72,10 @@ class Trunk(nn.Module):
 class AnyPan(nn.Module):
     "`net(ms, pan)` in any unit, for any bands and ratio: what was learned and what the scene says."
     whole = True # it looks at the whole scene, and cuts tiles itself
-    def __init__(self, bands:int=None, ratio:int=None, dim:int=32, depth:int=4, fold:int=2):
+    def __init__(self,
+        bands:int=None, ratio:int=None, # any, so not used
+        dim:int=32, depth:int=4, fold:int=2 # as in `Trunk`
+    ):
         super().__init__()
         self.trunk = Trunk(dim, depth, fold)
 

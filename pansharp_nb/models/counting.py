@@ -29,7 +29,7 @@ def parameters(net:nn.Module)->int:
     "How many numbers the network learns."
     return sum(p.numel() for p in net.parameters() if p.requires_grad)
 
-def macs(net, inputs)->int:
+def macs(net, inputs)->int: # a network; the tensors it is called with
     "Multiply-accumulates of convolutions and matrix products in one forward pass."
     with torch.no_grad(), FlopCounterMode(display=False) as c: net(*inputs)
     return c.get_total_flops()//2
@@ -53,7 +53,7 @@ def _thop(net): # what the modules say while they run
     finally:
         for h in hooks: h.remove()
 
-def macs_thop(net, inputs)->int:
+def macs_thop(net, inputs)->int: # as in `macs`
     "Multiply-accumulates as thop 0.1.1 counts them, which is what most papers print."
     with torch.no_grad(), _thop(net) as said: net(*inputs)
     return sum(said)

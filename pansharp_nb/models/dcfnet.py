@@ -40,8 +40,8 @@ class Bottleneck(nn.Module):
 class Branches(nn.ModuleList):
     "Basic blocks, branch by branch."
     def __init__(self,
-        widths,  # channels of the branches
-        blocks:int=3
+        widths,      # channels of the branches
+        blocks:int=3 # blocks in a branch
     ): super().__init__(nn.Sequential(*[BasicBlock(c) for _ in range(blocks)]) for c in widths)
 
     def forward(self, xs)->list: return [b(x) for b,x in zip(self, xs)]

@@ -71,7 +71,7 @@ class PFFB(nn.Module):
 # %% ../../nbs/models/mfmif.ipynb #f94988f7
 class UpBlock(nn.Module):
     "Up-Block, times `r`."
-    def __init__(self, bands:int, r:int=2, learned:bool=False):
+    def __init__(self, bands:int, r:int=2, learned:bool=False): # or bicubic
         super().__init__()
         self.r = r
         conv = nn.Conv2d(bands, r*r*bands, 3, padding=1) if learned else None
@@ -83,7 +83,7 @@ class UpBlock(nn.Module):
 # %% ../../nbs/models/mfmif.ipynb #681122df
 class DownBlock(nn.Module):
     "Down-Block, half of a PAN."
-    def __init__(self, learned:bool=False):
+    def __init__(self, learned:bool=False): # a convolution, or bicubic
         super().__init__()
         self.net = nn.Conv2d(1, 1, 3, 2, 1) if learned else None
 

@@ -113,7 +113,7 @@ def pair_statistics(
 
 def equalised(
     ms:Tensor, pan:Tensor, # a pair, on [0, 1]
-    ratio:int=4, he:str='clahe',
+    ratio:int=4, he:str='clahe', # as in `pair_statistics`
     stats:tuple=None,      # `pair_statistics` of the scene this is a window of
     at:tuple=(0, 0)        # where the window starts, row and column in PAN pixels
 )->tuple:                  # upsampled MS and PAN, equalised

@@ -111,7 +111,7 @@ def _changed(q, v, profile, few):
 def _knobs(v): return {k: x for k,x in v.items() if k not in ('alpha', 'recipe', 'model')}
 
 # %% ../../nbs/papers/ablations.ipynb #c01d12e6
-def profile(name:str='auto')->str:
+def profile(name:str='auto')->str: # `auto`, `smoke`, `quick` or `paper`
     "An ablation is small unless it is told otherwise: `auto` is `quick`, and `smoke` under test."
     return 'quick' if name=='auto' and settings.profile('auto')['name']!='smoke' else settings.profile(name)['name']
 
@@ -201,7 +201,7 @@ def _losses(net, ms, pan, s, q): # SIDP's two terms, on the values it works on; 
 
 # %% ../../nbs/papers/ablations.ipynb #4c80bd11
 def run(
-    study:str, profile:str='quick',
+    study:str, profile:str='quick', # a key of `studies`; its size
     scenes:str='auto', seeds=None, steps:int=0, device='auto', # the study's own number of seeds
     keep:Path=None       # folder of the trainings; `runs/ablations`
 )->pd.DataFrame:         # tidy scores; `method` is the variant

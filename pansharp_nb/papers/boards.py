@@ -27,7 +27,7 @@ def folds()->pd.DataFrame: # `scene, sensor, group, fold`
 
 def deal(
     scenes:pd.DataFrame, # `scene, sensor, group`
-    k:int=5, seed:int=0
+    k:int=5, seed:int=0  # how many folds
 )->pd.DataFrame:         # with `fold`
     "Groups dealt into folds, sensor by sensor, each to the fold that is emptiest so far."
     g = scenes.groupby('group', sort=False).agg(sensor=('sensor', 'first'), n=('scene', 'size')).sample(frac=1, random_state=seed).sort_values('sensor', kind='stable')
@@ -148,7 +148,8 @@ def judged_made(
 
 def _judge_made(file, q):
     net,card = load(file)
-    return judged_made(_method(net, q, prompts.text_vectors({d.attrs['name']: d for d in made()}, q.text) if q.text else {})).assign(method=card['name'], weights=_label(card))
+    texts = prompts.text_vectors({d.attrs['name']: d for d in made()}, q.text) if q.text else {}
+    return judged_made(_method(net, q, texts)).assign(method=card['name'], weights=_label(card))
 
 
 

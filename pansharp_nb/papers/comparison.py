@@ -36,7 +36,7 @@ def partners(
 # %% ../../nbs/papers/comparison.ipynb #62ced7f8
 def ours(
     protocol:str, methods, profile:dict, # `reduced` or `full`; names; of `settings.profile`
-    scenes:str='auto', sensors:str='all', seed:int=0, device='cpu',
+    scenes:str='auto', sensors:str='all', seed:int=0, device='cpu', # folder; names
     convention:str='toolbox', wald:str='toolbox' # of the metrics; of the degradation
 )->pd.DataFrame:
     "Tidy scores of these methods."
@@ -110,7 +110,7 @@ class Comparison:
 # %% ../../nbs/papers/comparison.ipynb #cc10bdb2
 def against(
     scores:pd.DataFrame, ref:str, # tidy; the paper's own method
-    methods, metrics
+    methods, metrics    # names
 )->pd.DataFrame:        # method x metric, text
     "How much better `ref` is than each other method, with its 95 % interval; above 0 is better, whatever the metric."
     d = scores[scores.metric.isin(metrics)]
@@ -197,7 +197,7 @@ def pictures(
 
 # %% ../../nbs/papers/comparison.ipynb #0460a8db
 def slopes(
-    c:Comparison, metric:str
+    c:Comparison, metric:str # of `compare`; a column
 ): # a figure
     "Ranks in the paper and here, one panel a data set that has scenes here."
     found = {n: t for n,b in c.boards.items() for t in [paper_and_ours(b, c.mine(n)[0])] if metric in t}

@@ -52,7 +52,7 @@ def spread(
 # %% ../../nbs/papers/effects.ipynb #a2d1d70d
 def interval(
     x, scene, seed, # as in `spread`
-    level:float=.95
+    level:float=.95 # share of such intervals that hold the truth
 )->dict: # `effect, low, high, p`; `n` scenes, `trainings`
     "Mean difference with its interval; of one scene nothing is known."
     m,n,k = x.mean() if len(x) else np.nan,len(set(scene)),len(set(seed))
@@ -65,7 +65,7 @@ def interval(
 
 def effect(
     scores:pd.DataFrame, a:str, b:str, # tidy scores, two of its methods
-    metric:str='PSNR'
+    metric:str='PSNR'                  # a column of the scores
 )->dict:                               # of `interval`; above 0 where `a` is better
     "How much better `a` is than `b`."
     return interval(*differences(table(scores[(scores.metric==metric) & scores.method.isin([a, b])]), a, b, metric))

@@ -52,7 +52,7 @@ factor = {('PreMix', 'SAM'): 180/math.pi}                                       
 
 # %% ../../nbs/papers/reported.ipynb #2a13a8e4
 def board(
-    paper:str, table:str, sensor:str=None, resolution:str=None,
+    paper:str, table:str, sensor:str=None, resolution:str=None, # as in `reported`
     by:str='method', # or `configuration`
     as_printed:bool=False # headings and units of the paper
 )->pd.DataFrame:     # method x metric, in the order of print
@@ -104,7 +104,7 @@ def _tau(a, b): # (..., M) values of the same methods
 def agreement(
     paper:pd.DataFrame,  # of `board`
     scores:pd.DataFrame, # ours, tidy
-    draws:int=2000, seed:int=0
+    draws:int=2000, seed:int=0 # of the bootstrap
 )->pd.DataFrame:         # a row a metric: `tau, low, high, methods, scenes`
     "Kendall's tau of the paper's order and ours, with a 95 % bootstrap interval over scenes."
     rows = []

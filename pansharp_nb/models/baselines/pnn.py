@@ -107,7 +107,9 @@ class LambdaPNN(nn.Module):
         return self.leave(self.second(x)+x)+up
 
 # %% ../../../nbs/models/baselines/pnn.ipynb #50b0ffc5
-def pnn_rate(bands:int)->float: return 1e-4 * 17**2 * bands
+def pnn_rate(bands:int)->float: # C
+    "The authors' learning rate, made for a summed error, for a mean."
+    return 1e-4 * 17**2 * bands
 
 def slow_last(
     net:nn.Module, # whose last two parameters are weight and bias of its last layer
