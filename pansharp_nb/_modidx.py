@@ -2438,6 +2438,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'pansharp_nb.prompts.quicklook': ('prompts.html#quicklook', 'pansharp_nb/prompts.py'),
                                      'pansharp_nb.prompts.read_vectors': ('prompts.html#read_vectors', 'pansharp_nb/prompts.py'),
                                      'pansharp_nb.prompts.text_vectors': ('prompts.html#text_vectors', 'pansharp_nb/prompts.py'),
+                                     'pansharp_nb.prompts.vectors_of_images': ('prompts.html#vectors_of_images', 'pansharp_nb/prompts.py'),
                                      'pansharp_nb.prompts.view': ('prompts.html#view', 'pansharp_nb/prompts.py')},
             'pansharp_nb.recipes': { 'pansharp_nb.recipes.Recipe': ('recipes.html#recipe', 'pansharp_nb/recipes.py'),
                                      'pansharp_nb.recipes._says': ('recipes.html#_says', 'pansharp_nb/recipes.py'),

@@ -6,7 +6,7 @@
 __all__ = ['TEMPLATE', 'view', 'PromptProvider', 'TextEmbedder', 'NoPrompt', 'cover', 'measure', 'StatsCaptioner', 'quicklook',
            'BertEmbedder', 'offline_embedder', 'HashEmbedder', 'question', 'HFVisionProvider', 'Endpoint',
            'OpenAIChatProvider', 'OpenAIEmbedder', 'ConstantProvider', 'FileProvider', 'read_vectors', 'prompt_vectors',
-           'controls', 'text_vectors']
+           'controls', 'text_vectors', 'vectors_of_images']
 
 # %% ../nbs/prompts.ipynb #12601f48
 import base64, contextlib, hashlib, http.client, importlib.util, io, json, os, re, socket, threading, time, warnings
@@ -662,7 +662,7 @@ def text_vectors(
     return dict(zip(scenes, t[which]))
 
 # %% ../nbs/prompts.ipynb #126e9f8a
-def text_vectors(
+def vectors_of_images(
     ms, pan, sensor # `(B, C, h, w)`, `(B, 1, H, W)`, digital numbers; name or `Sensor`
 )->torch.Tensor|None: # `(B, 384)`; `None` without the extra `prompt`
     "What an image pair says of itself, as a vector."

@@ -18,7 +18,7 @@ from .data.sensors import sensor as as_sensor, sensors
 from .models.baselines.pnn import adapt
 from .models.counting import outline
 from .models.networks import WithText, as_method, build, networks
-from .prompts import text_vectors
+from .prompts import vectors_of_images
 from .settings import config, root, say_once, stranger
 from .writing import write
 from pathlib import Path
@@ -226,7 +226,7 @@ def is_fitted(card:dict)->bool: # card of the weights
 # %% ../nbs/weights.ipynb #04924a60
 def telling(net:nn.Module, card:dict, ms, pan, sensor)->nn.Module: # of `load`; an image pair
     "A network that was trained with texts is given that of the images; the others are as they were."
-    return WithText(net, text_vectors(ms, pan, sensor)) if card.get('words', {}).get('text') else net
+    return WithText(net, vectors_of_images(ms, pan, sensor)) if card.get('words', {}).get('text') else net
 
 def shipped(
     net:nn.Module, card:dict # of `load`
