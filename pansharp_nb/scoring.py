@@ -185,7 +185,7 @@ def score(
     keep:dict=None,           # is given the fused images, method -> `(C, H, W)`
     guard:bool=False          # as in `method`; says `guarded` in the column `weights`
 )->pd.DataFrame:              # `method, scene, sensor, protocol, metric, value, seed, profile, weights`
-    "Fuse a scene by each method and judge the results."
+    "Fuse a scene by each method and judge the results; raises `ValueError` for a method or protocol that is not known, or cannot be."
     ms,pan,ref,s = pair(ds, protocol, device, dtype)
     scene,rows,notes,done = ds.attrs.get('name', 'scene'),[],Notes(),0
     own = {} if isinstance(methods, str) else {k: f for m in methods if isinstance(m, dict) for k,f in m.items()}
@@ -278,7 +278,7 @@ def judge_image(
     name:str='fused',        # goes into the column `method`
     convention:str='toolbox' # metric conventions
 )->pd.DataFrame:             # columns as of `score`
-    "Score somebody's fused image: against the reference where there is one, else without."
+    "Score somebody's fused image, against the reference if there is one; raises `ValueError` where the images do not fit."
     ds = ms if isinstance(ms, xr.Dataset) else as_scene(_array(ms, 3), None if pan is None else _array(pan, 2), sensor)
     scene = ds.attrs.get('name', 'scene')
     if 'pan' not in ds: raise ValueError(f'{scene} has no PAN: give one')

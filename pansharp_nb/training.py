@@ -336,7 +336,7 @@ def run(
     name:str='quick',  # of the recipe, for the card
     progress:bool=True, tests:bool=False # as in `train`
 )->Path:               # of the weights; `None` in all but the first of several processes
-    "Train, then write weights and card."
+    "Train, then write weights and card; raises `ValueError` for scenes or a recipe that do not fit, `Stopped` at SIGINT or SIGTERM."
     how = dict(accelerator=accelerator, devices=devices, nodes=nodes, precision=precision, progress=progress)
     with _mine(out):
         net,data,clock = _train(model, recipe, scenes, Path(out), resume, ratio, seed, without, save_every, True, tests, how)

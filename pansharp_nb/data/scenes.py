@@ -471,7 +471,7 @@ def open_scene(
     bands=None,  # band names in file order
     bits=None    # significant bits of a number, 0 for reflectance; default what the file says, else the sensor's
 )->xr.Dataset:   # a checked scene, in memory
-    "Open any scene."
+    "Open any scene; raises `Refused`, a `ValueError` of one line that says what to do."
     with naming(path):
         p = there(path)
         layers,attrs,name = _read(p, pan, index)

@@ -422,7 +422,7 @@ def made_up(
     bands=None,     # how many bands, or their names; default all
     noise:float=1.  # 0 for a camera without noise
 )->xr.Dataset:      # `ms (band, y_ms, x_ms)`, `pan (y, x)`, `gt (band, y, x)`, uint16
-    "A made-up scene with its answer."
+    "A made-up scene with its answer; raises `ValueError` for an unknown sensor."
     s,rng = as_sensor(sensor, bands),np.random.default_rng(seed)
     (H,W),(k,zero) = _pan_size(size, s.ratio),_level(s)
     px = max(160/max(H, W), min(s.gsd[0], 4))/2

@@ -147,7 +147,7 @@ def d_s_r(
     pan:Tensor,           # `(B, 1, H, W)`
     intercept:bool=False  # fit a constant too
 )->Tensor:                # `(B,)`, 0 to 1
-    "Regression-based spatial distortion: the share of PAN that the bands do not explain."
+    "Regression-based spatial distortion (hyperspectral toolbox): the share of PAN that the bands do not explain."
     m,c = _whole(x.double(), pan.double())
     if not c.isfinite().all(): return c[:, 0, 0].to(x)*torch.nan
     s = c if intercept else c + m[:, :, None]*m[:, None]

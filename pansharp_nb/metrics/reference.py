@@ -153,7 +153,7 @@ def _off(e, m): return m.detach().abs()<=1e-6*e.detach().sqrt() # an error with 
 
 @metric
 def rase(x:Tensor, y:Tensor)->Tensor: # as in `rmse`
-    "Relative average spectral error, percent of the mean of `y`."
+    "Relative average spectral error, percent of the mean of `y` (Ranchin and Wald 2000)."
     e,m = _mse(x, y).mean(1),y.mean((1, 2, 3))
     return 100*(_sqrt(e)/m.where(e>0, 1)).where(~_off(e, m) | (e==0), torch.inf)
 
