@@ -406,6 +406,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'pansharp_nb.cli._version': ('cli.html#_version', 'pansharp_nb/cli.py'),
                                  'pansharp_nb.cli.data_get': ('cli.html#data_get', 'pansharp_nb/cli.py'),
                                  'pansharp_nb.cli.data_list': ('cli.html#data_list', 'pansharp_nb/cli.py'),
+                                 'pansharp_nb.cli.data_rehearse': ('cli.html#data_rehearse', 'pansharp_nb/cli.py'),
                                  'pansharp_nb.cli.door': ('cli.html#door', 'pansharp_nb/cli.py'),
                                  'pansharp_nb.cli.every': ('cli.html#every', 'pansharp_nb/cli.py'),
                                  'pansharp_nb.cli.fuse': ('cli.html#fuse', 'pansharp_nb/cli.py'),
