@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 import pandas as pd, torch
 from pansharp_nb import recipes
-from pansharp_nb.data.patches import Batches, grounds
+from pansharp_nb.data.patches import Batches
 from pansharp_nb.data.rehearsal import layouts, rehearse
 from torch.utils.flop_counter import FlopCounterMode
 

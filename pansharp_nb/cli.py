@@ -395,6 +395,7 @@ def data_get(name:Annotated[str, Argument(help='as in `data list`')],
     typer.echo(_call(get, name, folder, progress=sys.stderr.isatty()))
 
 # %% ../nbs/cli.ipynb #71af352b
+# chkstyle: skip
 @data_app.command('rehearse')
 def data_rehearse(name:Annotated[str, Argument(help='NBU-GF1, PanCollection-WV3, ...')],
     folder:Annotated[Path, Argument(help='where to')],

@@ -17,16 +17,11 @@ from scipy.io import savemat
 # %% ../../nbs/data/rehearsal.ipynb #d12f971d
 Layout = namedtuple('Layout', 'kind sensor place samples valid')
 
-layouts = {
-    'NBU-IKONOS': Layout('nbu', 'IKONOS', '1 IKONOS', 200, 0),
-    'NBU-QB': Layout('nbu', 'QB', '2 QuickBird', 500, 0),
-    'NBU-GF1': Layout('nbu', 'GF1', '3 Gaofen-1', 410, 0),
-    'NBU-WV4': Layout('nbu', 'WV4', '4 WorldView-4', 500, 0),
-    'NBU-WV2': Layout('nbu', 'WV2', '5 WorldView-2', 500, 0),
-    'NBU-WV3': Layout('nbu', 'WV3', '6 WorldView-3', 160, 0),
-    'PanCollection-WV3': Layout('pancollection', 'WV3', 'wv3', 9714, 1080),
-    'PanCollection-QB': Layout('pancollection', 'QB', 'qb', 17139, 1905),
-    'PanCollection-GF2': Layout('pancollection', 'GF2', 'gf2', 19809, 2201)}
+_nbu_pairs = [('IKONOS', '1 IKONOS', 200), ('QB', '2 QuickBird', 500), ('GF1', '3 Gaofen-1', 410),
+    ('WV4', '4 WorldView-4', 500), ('WV2', '5 WorldView-2', 500), ('WV3', '6 WorldView-3', 160)]
+_patches = [('WV3', 'wv3', 9714, 1080), ('QB', 'qb', 17139, 1905), ('GF2', 'gf2', 19809, 2201)]
+layouts = {f'NBU-{k[0]}': Layout('nbu', *k, 0) for k in _nbu_pairs}
+layouts |= {f'PanCollection-{k[0]}': Layout('pancollection', *k) for k in _patches}
 
 # %% ../../nbs/data/rehearsal.ipynb #4c625046
 def gigabytes(
