@@ -70,15 +70,15 @@ def row(name, root, budget=3e9, seconds=45): # bytes that a step may keep, secon
         kept_GB_per_step=round(kept*q.batch/1e9, 2), run_steps=steps, run_batch=batch, cpu_seconds_per_step=round((time.process_time()-t)/steps, 1),
         peak_GB=round((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss*1024)/1e9, 2), torch=torch.__version__)
 
-def main(root, *names):
+def main(root, *names, **how): # how: of `row`
     "Each network in a process of its own, so that its peak of memory is its own."
-    if len(names)==1:
-        had = pd.read_csv(out) if out.exists() else pd.DataFrame(columns=['network'])
-        new = pd.concat([had[had.network!=names[0]], pd.DataFrame([row(names[0], Path(root))])])
-        new = new.set_index('network').reindex([n for n in plan if n in set(new.network)]).reset_index()
-        new.to_csv(out, index=False)
-        print(new.to_string())
-    else:
+    if len(names)!=1:
         for n in names or plan: subprocess.run([sys.executable, __file__, root, n], check=True)
+        return
+    had = pd.read_csv(out).to_dict('records') if out.exists() else []
+    rows = {r['network']: r for r in had} | {names[0]: row(names[0], Path(root), **how)}
+    new = pd.DataFrame([rows[n] for n in plan if n in rows])
+    new.to_csv(out, index=False)
+    print(new.to_string())
 
 if __name__=='__main__': main(*sys.argv[1:])
