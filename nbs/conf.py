@@ -12,6 +12,7 @@ extensions = ['myst_nb', 'sphinx_copybutton', 'sphinx_design', 'apipages']
 html_theme = 'sphinx_book_theme'
 html_title = 'pansharp_nb'
 html_favicon = 'favicon.svg'
+html_context = dict(default_mode='auto')
 html_theme_options = dict(use_repository_button=True, repository_url=repository) if repository else {}
 html_sidebars = {'**': ['navbar-logo.html', 'icon-links.html', 'sbt-sidebar-nav.html']} # the search box is in the header
 root_doc = 'index'
