@@ -1,18 +1,26 @@
 "Sphinx site of the notebooks: `make site`."
-import json, shutil, subprocess, sys, tempfile
+import json, shutil, subprocess, sys, tempfile, tomllib
 from pathlib import Path
 
+root = Path(__file__).parents[1]
+facts = tomllib.loads((root/'pyproject.toml').read_text('utf-8'))['project']
 project = 'pansharp_nb'
+author = copyright = ', '.join(a['name'] for a in facts['authors'])
+repository = facts.get('urls', {}).get('Repository', '') # the one place for the address; empty: no links to it
 sys.path.insert(0, str(Path(__file__).parent)) # apipages.py: the API reference
 extensions = ['myst_nb', 'sphinx_copybutton', 'sphinx_design', 'apipages']
 html_theme = 'sphinx_book_theme'
 html_title = 'pansharp_nb'
+html_favicon = 'favicon.svg'
+html_context = dict(default_mode='auto')
+html_theme_options = dict(use_repository_button=True, repository_url=repository) if repository else {}
+html_sidebars = {'**': ['navbar-logo.html', 'icon-links.html', 'sbt-sidebar-nav.html']} # the search box is in the header
 root_doc = 'index'
 nb_execution_mode = 'off'
 myst_enable_extensions = ['dollarmath', 'colon_fence']
 myst_heading_anchors = 3
 myst_dmath_double_inline = True # an equation may follow its sentence without an empty line
-exclude_patterns = ['**.ipynb_checkpoints']
+exclude_patterns = ['**.ipynb_checkpoints', 'Snakefile']
 
 static = Path(tempfile.mkdtemp())
 html_static_path,html_css_files = [str(static)],['wide.css']
@@ -20,6 +28,12 @@ html_static_path,html_css_files = [str(static)],['wide.css']
 .bd-main .bd-content .bd-article-container {max-width: 54em}
 .bd-sidebar-primary {flex-basis: 15rem} .bd-sidebar-secondary {flex-basis: 13rem}
 div.highlight pre {font-size: .76rem} .output img {max-width: 100%}
+div.highlight pre {white-space: pre-wrap; overflow-wrap: anywhere}
+.cell_output div.highlight pre, .cell_output pre {white-space: pre; overflow-x: auto}
+div.math {overflow-x: auto; overflow-y: hidden}
+@media (min-width: 700px) {div.math mjx-container > svg {max-width: 100%; height: auto}}
+html[data-theme=dark] .cell_output img {background: #fff; padding: .3rem; border-radius: .3rem}
+.sd-card {height: 100%}
 """, 'utf-8')
 
 def _mathjax():
@@ -33,7 +47,7 @@ def _mathjax():
     return dict(mathjax_path='tex-svg-full.js')
 globals().update(_mathjax())
 
-reports = Path(__file__).parents[1]/'reports'
+reports = root/'reports'
 extra = Path(tempfile.mkdtemp())
 html_extra_path = [str(extra)]
 for f in (f for k in ('tables', 'figures') for f in (reports/k).glob('*.html')):
@@ -64,6 +78,17 @@ def _clean(app, docname, source):
     for c in nb['cells']: c['source'] = [l for l in lines(c) if not l.startswith(('#|', '# chkstyle'))]
     source[0] = json.dumps(nb)
 
+colab = 'https://colab.research.google.com/github/'
+
+def _colab(app, docname, source):
+    "A page whose first cell installs the package can be opened in Colab, once the address of the repository is known."
+    if not repository.startswith('https://github.com/') or "find_spec('pansharp_nb')" not in source[0]: return
+    nb,at = json.loads(source[0]),repository.removeprefix('https://github.com/').strip('/')
+    link = f'[Open in Colab]({colab}{at}/blob/main/nbs/{docname}.ipynb)'
+    nb['cells'].insert(1, dict(cell_type='markdown', id='colab', metadata={}, source=[link]))
+    source[0] = json.dumps(nb)
+
 def setup(app):
+    app.connect('source-read', _colab, priority=300)
     app.connect('source-read', _executed, priority=400)
     app.connect('source-read', _clean)

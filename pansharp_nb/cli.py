@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'data_app', 'prompts_app', 'Protocol', 'Convention', 'Align', 'Extent', 'Dtype', 'Compress', 'Accelerator',
            'Precision', 'Profile', 'Provider', 'Missing', 'door', 'methods', 'score', 'fuse', 'judge', 'train', 'run',
-           'every', 'data_list', 'data_get', 'prompts_build', 'main']
+           'every', 'data_list', 'data_get', 'data_rehearse', 'prompts_build', 'main']
 
 # %% ../nbs/cli.ipynb #a1e6656a
 import contextlib, json, os, shlex, sys, typer, warnings
@@ -393,6 +393,17 @@ def data_get(name:Annotated[str, Argument(help='as in `data list`')],
     "Fetch or make a scene."
     from pansharp_nb.data.fetch import get
     typer.echo(_call(get, name, folder, progress=sys.stderr.isatty()))
+
+# %% ../nbs/cli.ipynb #71af352b
+# chkstyle: skip
+@data_app.command('rehearse')
+def data_rehearse(name:Annotated[str, Argument(help='NBU-GF1, PanCollection-WV3, ...')],
+    folder:Annotated[Path, Argument(help='where to')],
+    samples:Annotated[int, Option(min=1, help='default as many as the real one has')]=None,
+    seed:Annotated[int, Option(min=0, help='of the made-up scenes')]=0):
+    "Write made-up data in the layout and size of a data set that has to be asked for."
+    from pansharp_nb.data.rehearsal import rehearse
+    typer.echo(_call(rehearse, name, folder, samples, seed))
 
 # %% ../nbs/cli.ipynb #ce482c59
 Provider = Enum('Provider', {k: k for k in ('stats', 'hf', 'openai', 'file', 'constant')}, type=str)
