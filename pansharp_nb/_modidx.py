@@ -2329,6 +2329,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'pansharp_nb.papers.joined.Joined._repr_html_': ( 'papers/joined.html#joined._repr_html_',
                                                                                              'pansharp_nb/papers/joined.py'),
                                            'pansharp_nb.papers.joined._cell': ('papers/joined.html#_cell', 'pansharp_nb/papers/joined.py'),
+                                           'pansharp_nb.papers.joined._csv': ('papers/joined.html#_csv', 'pansharp_nb/papers/joined.py'),
                                            'pansharp_nb.papers.joined._frame': ( 'papers/joined.html#_frame',
                                                                                  'pansharp_nb/papers/joined.py'),
                                            'pansharp_nb.papers.joined._printed': ( 'papers/joined.html#_printed',

@@ -9,13 +9,19 @@ __all__ = ['slug', 'scores_of', 'joined', 'chip', 'table_html', 'Joined', 'studi
 
 # %% ../../nbs/papers/joined.ipynb #c055ac40
 import html, matplotlib.pyplot as plt, pandas as pd, re, torch
+from IPython.display import Markdown
+from functools import cache
 from .. import scoring, settings
 from ..data.synthetic import made_up
 from . import ablations, boards, effects
 from .comparison import Comparison
 from .reported import agreement, board, own, reported
+from ..reporting import digits
 
 # %% ../../nbs/papers/joined.ipynb #699be76e
+@cache
+def _csv(f): return pd.read_csv(f)
+
 def slug(paper:str)->str: # `PreMix`, `MFMIF-Net`, ...
     "How the files of a paper begin."
     return paper.lower().removesuffix('-net').replace('-', '')
@@ -27,7 +33,7 @@ def scores_of(
     found = [settings.reports_dir(k, 'paper')/f'{report}.csv' for k in ('tables', 'figures')]
     f = next((p for p in found if p.exists()), None)
     if f is None: return pd.DataFrame(columns='method scene sensor protocol metric value seed profile weights'.split())
-    return pd.read_csv(f)
+    return _csv(f).copy()
 
 # %% ../../nbs/papers/joined.ipynb #698d561d
 def _verdicts(paper, scores, ref, metric): # Series of the paper's values; tidy scores; whose rivals -> Series of words
@@ -82,23 +88,24 @@ def chip(word:str)->str: # a verdict
     c = _chip.get(word, '#6b7280')
     return f'<span style="background:{c};color:#fff;border-radius:.7em;padding:.1em .6em;white-space:nowrap;font-size:85%">{html.escape(word)}</span>' if word else ''
 
-def _cell(v): return '' if pd.isna(v) else f'{v:.4g}' if isinstance(v, float) else html.escape(str(v))
+def _cell(v, k): return '' if pd.isna(v) else f'{v:.{digits.get(k, 4)}f}' if isinstance(v, float) else html.escape(str(v))
 
 def table_html(t:pd.DataFrame, bold=())->str: # a frame with flat columns; rows to print bold
     "A frame as an HTML table; a column named `verdict` gets colours."
-    t = t.apply(lambda v: v.map(chip if v.name=='verdict' else _cell))
-    t = t.set_axis([f'<b>{html.escape(str(i))}</b>' if i in bold else html.escape(str(i)) for i in t.index])
+    def column(v): return v.map(chip) if v.name=='verdict' else v.map(lambda x: _cell(x, v.name.partition(',')[0]))
+    t = t.apply(column)
+    t = t.set_axis([f'<span style="font-weight:{800 if i in bold else 400}">{html.escape(str(i))}</span>' for i in t.index])
     return f'<div style="overflow-x:auto">{t.to_html(escape=False, border=0, justify="left")}</div>'
 
 # %% ../../nbs/papers/joined.ipynb #aa316b31
 class Joined(dict):
-    "Heading -> frame; a notebook shows the first, and the others fold out."
+    "Heading -> frame; a notebook shows one, and the others fold out."
     bold = tuple(own.values())
     def __repr__(self): return '\n\n'.join(f'{h}\n{t}' for h,t in self.items())
     def _repr_html_(self):
-        opened = ' open' if len(self) else ''
-        each = [f'<details{"" if i else opened}><summary>{html.escape(h)}</summary>{table_html(t, self.bold)}</details>' for i,(h,t) in enumerate(self.items())]
-        return '\n'.join(each)
+        first = next((h for h in self if 'made-up' not in h), next(iter(self), ''))
+        def fold(h, t): return f'<details{" open" if h==first else ""}><summary>{html.escape(h)}</summary>{table_html(t, self.bold)}</details>'
+        return '\n'.join(fold(*p) for p in self.items())
 
 # %% ../../nbs/papers/joined.ipynb #b076f159
 def _printed(study, metric): # variant -> the paper's value, mean over satellites; empty where it prints none
@@ -181,12 +188,12 @@ def standing(
     method:str,           # a network that ships
     metric:str='ERGAS',
     board:str='table1'    # a leaderboard
-)->str:
-    "Its place on the leaderboard, in a sentence."
+)->Markdown:
+    "Its place on the leaderboard, in two sentences."
     d = scores_of(board)
     t = d[d.metric==metric].pivot_table(index='scene', columns='method', values='value') if len(d) else pd.DataFrame()
-    if method not in t: return f'{method} is not on the leaderboard.'
-    t = t[t[method].notna()].dropna(axis=1)
-    m = t.median()
-    place = int(m.rank(ascending=metric in effects.lower, method='min')[method])
-    return f'On the {len(t)} real test scenes of the leaderboard, {method} as it ships has a median {metric} of {m[method]:.3g} and is number {place} of {len(m)}; the best is {m.idxmin() if metric in effects.lower else m.idxmax()} with {m.min() if metric in effects.lower else m.max():.3g}, and plain interpolation has {m.EXP:.3g}.'
+    if method not in t: return Markdown(f'{method} is not on the leaderboard.')
+    m,up = t[t[method].notna()].dropna(axis=1).median(),metric in effects.lower
+    best,place = m.idxmin() if up else m.idxmax(),int(m.rank(ascending=up, method='min')[method])
+    return Markdown(f'On the {t[method].count()} real test scenes of the [leaderboard](../tables/{board}.ipynb) that it can fuse, {method} as it '
+        f'ships has a median {metric} of {m[method]:.2f} and is number {place} of {len(m)} methods. The best, {best}, has {m[best]:.2f}; plain interpolation has {m.EXP:.2f}.')
