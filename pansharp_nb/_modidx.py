@@ -2341,6 +2341,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                     'pansharp_nb/papers/joined.py'),
                                            'pansharp_nb.papers.joined.dots': ('papers/joined.html#dots', 'pansharp_nb/papers/joined.py'),
                                            'pansharp_nb.papers.joined.fused': ('papers/joined.html#fused', 'pansharp_nb/papers/joined.py'),
+                                           'pansharp_nb.papers.joined.inside': ( 'papers/joined.html#inside',
+                                                                                 'pansharp_nb/papers/joined.py'),
                                            'pansharp_nb.papers.joined.joined': ( 'papers/joined.html#joined',
                                                                                  'pansharp_nb/papers/joined.py'),
                                            'pansharp_nb.papers.joined.scores_of': ( 'papers/joined.html#scores_of',

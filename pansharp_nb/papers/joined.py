@@ -5,7 +5,7 @@ their verdicts, and an image fused by the network that ships"""
 
 # %% auto #0
 __all__ = ['slug', 'scores_of', 'joined', 'chip', 'table_html', 'Joined', 'studied', 'dots', 'Claims', 'claims_of', 'fused',
-           'standing']
+           'inside', 'standing']
 
 # %% ../../nbs/papers/joined.ipynb #c055ac40
 import html, matplotlib.pyplot as plt, pandas as pd, re, torch
@@ -17,6 +17,7 @@ from . import ablations, boards, effects
 from .comparison import Comparison
 from .reported import agreement, board, own, reported
 from ..reporting import digits
+from ..weights import file_of, load
 
 # %% ../../nbs/papers/joined.ipynb #699be76e
 @cache
@@ -182,6 +183,23 @@ def fused(
     each = {m: scoring.judge(x.double(), ms.double(), pan.double(), gt.double(), cam) for m,x in out.items()}
     t = pd.DataFrame(each).T[['PSNR', 'SAM', 'ERGAS', 'Q2n']]
     return pan[0], {m: x[0] for m,x in out.items()}, gt[0], t
+
+# %% ../../nbs/papers/joined.ipynb #924f2608
+def inside(
+    name, *parts,             # a network that ships; names of its modules
+    **kw                      # more of `fused`
+)->tuple:                     # the network; PAN `(1, H, W)`; module name -> inputs (a tuple) and output
+    "A look into the network that ships."
+    net,_ = load(file_of(name, 4))
+    seen = {}
+    def note(p):
+        def hook(m, i, o): seen.setdefault(p, (i, o))
+        return hook
+    hooks = [net.get_submodule(p).register_forward_hook(note(p)) for p in parts]
+    try: pan,*_ = fused([name], **kw)
+    finally:
+        for h in hooks: h.remove()
+    return net, pan, seen
 
 # %% ../../nbs/papers/joined.ipynb #a9b2b7bf
 def standing(
