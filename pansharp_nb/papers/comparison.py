@@ -14,7 +14,7 @@ from ..data.scenes import open_scene
 from ..data.synthetic import made_up
 from ..models import networks
 from . import boards, effects
-from .reported import agreement, paper_and_ours, board, ruled
+from .reported import agreement, board, own, paper_and_ours, ruled
 from ..weights import has_weights
 from tqdm import tqdm
 
@@ -121,8 +121,6 @@ def against(
     return pd.DataFrame.from_dict(rows, orient='index').reindex(columns=[k for k in metrics if k in set(d.metric)])
 
 # %% ../../nbs/papers/comparison.ipynb #38108b8f
-_own = {'PreMix': 'PreMix-H', 'MFMIF-Net': 'MFMIF-Net', 'DCFNet': 'DCFNet', 'SIDP': 'SIDP', 'SUM-DUN': 'SUM-DUN'}
-
 def compare(
     paper:str, table:str, data, protocol:str, # as in `reported`; the paper's sensors
     profile:dict, methods:str='auto',            # `auto`: all of the paper's that can run
@@ -140,7 +138,7 @@ def compare(
     d = ours(protocol, can, profile, **kw)
     why |= {m: 'not trained yet' for m in can if m not in set(d.method)}
     folder = Path(kw.get('scenes', 'auto'))
-    return Comparison(bs, d, why, _own[paper], folder.is_dir() and not any(folder.glob('*.nc'))) # PanCollection or NBU
+    return Comparison(bs, d, why, own[paper], folder.is_dir() and not any(folder.glob('*.nc'))) # PanCollection or NBU
 
 # %% ../../nbs/papers/comparison.ipynb #6477336a
 def scenes_of(
