@@ -105,7 +105,7 @@ def _knob_fault(name, knobs):
     free = any(p.kind is p.VAR_KEYWORD for p in ps.values()) # handed on to a part, which refuses what it does not know
     for k,v in knobs.items():
         if k in fixed or k not in ps and not free: return f'{name} has no knob {k!r}: choose {", ".join(sorted(set(ps)-fixed))}'
-        if not _plain(v): return f'knob {k}={str(v)[:40]} is beyond any reason: numbers go to {most["knob"]}'
+        if not _plain(v): return f'knob {k}={str(v)[:40]} is beyond any reason: numbers go to {_most["knob"]}'
         kind = ps[k].annotation if k in ps else ps['bands'].empty
         fits = kind is ps['bands'].empty or isinstance(tuple(v) if isinstance(v, list) else v, _kinds(kind, v))
         if not fits: return f'knob {k}={str(v)[:40]} is not of the kind {kind.__name__}'
