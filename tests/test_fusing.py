@@ -88,6 +88,10 @@ def test_any_scene(tmp_path):
     x = read(fuse(*pair, tmp_path/'o.tif', fusing.preferred())).astype(float)
     assert x.shape==(5, 288, 288) and abs(x[2]-pan).mean()<abs(np.kron(ms[2], np.ones((3, 3)))-pan).mean()
 
+def test_the_door(pair, tmp_path):
+    import pansharp_nb as ps
+    assert ps.fuse is fuse and 'fuse' in dir(ps) and read(ps.fuse(*pair, tmp_path/'o.tif', 'EXP')).shape==(4, 512, 512)
+
 # --- A3, A4, A5: at the right place
 
 def test_the_rim_is_not_wrapped(tmp_path):
