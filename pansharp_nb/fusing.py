@@ -319,14 +319,16 @@ class Output:
     range:tuple  # least and largest number
 
 def _as_numbers(x, valid, q): # (C, h, w) float, overwritten: array, and how many were clipped
-    x = x.double().numpy() if np.dtype(q.dtype).itemsize==4 and q.dtype!='float32' else x.numpy()
-    lo,hi = q.range
-    if q.dtype!='float32': np.floor(np.add(x, .5, out=x), out=x)
-    odd = (x<lo) | (x>hi)
-    out = int(odd.sum() if valid is None else odd[:, valid].sum())
-    x = np.clip(x, lo, hi, out=x).astype(q.dtype, copy=False)
+    x = x.double() if np.dtype(q.dtype).itemsize==4 and q.dtype!='float32' else x
+    if q.dtype!='float32': x = x.add_(.5).floor_()
+    (lo,hi),(least,most),out = q.range,x.aminmax(),0
+    if not (least>=lo and most<=hi): # seldom
+        odd = ((x<lo) | (x>hi)).numpy()
+        out = int(odd.sum() if valid is None else odd[:, valid].sum())
+        x = x.clamp_(lo, hi)
+    x = x.numpy().astype(q.dtype, copy=False)
     if q.nodata is None: return x, out
-    if q.nodata==q.nodata: x[x==q.nodata] = q.nodata+1 if q.nodata<hi else q.nodata-1
+    if not (least>q.nodata or most<q.nodata): x[x==q.nodata] = q.nodata+1 if q.nodata<hi else q.nodata-1
     if valid is not None: x[:, ~valid] = q.nodata
     return x, out
 
@@ -342,7 +344,8 @@ def _apply(job, found, q, box): # numbers of a piece, what is valid (`None`: all
     else:
         v = _seen(job, box, halo)
         x = (_classical[m] if m in _classical else _weights().trained(m))(v.ms, v.pan, v.sensor)
-    x = x[0, :, halo:x.shape[2]-halo, halo:x.shape[3]-halo][list(q.bands)].cpu()
+    x = x[0, :, halo:x.shape[2]-halo, halo:x.shape[3]-halo].cpu()
+    if q.bands!=tuple(range(len(x))): x = x[list(q.bands)]
     valid = None if v.valid is None else v.valid.cpu().numpy()
     a,n = _as_numbers(x, valid, q)
     return a, valid, n

@@ -11,7 +11,6 @@ import math, numpy as np, torch, warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
 from .moments import moments, regression
-from scipy.cluster.vq import kmeans2, vq
 from torch import Tensor
 from ..data.degrade import interp23tap, ratio
 from ..data.sensors import sensor as as_sensor, sensors
@@ -199,6 +198,7 @@ def clusters(
     seed:int=0
 )->Tensor:      # labels `(B, H, W)`, 0 to k-1
     "k-means of the spectra, each band scaled by its maximum."
+    from scipy.cluster.vq import kmeans2, vq # a fifth of a second that others need not wait
     z = (exp/exp.amax((-2, -1), keepdim=True).clamp_min(1e-9)).flatten(2).mT.double().cpu().numpy()
     step = max(1, z.shape[1]//20000)
     with np.errstate(invalid='ignore'), warnings.catch_warnings():  # a flat image has one cluster
