@@ -47,12 +47,13 @@ def test_pieces_are_the_whole(pair, tmp_path, m):
     t,p = (torch.from_numpy(a.astype('f4'))[None] for a in (ms, pan))
     v,found = Seen(t, p, 'IKONOS'),{}
     if steps[m].haze: found['L'] = haze(v.M)[..., 0].double()
+    if steps[m].middle: found |= steps[m].middle(v)
     for look,solve in steps[m].looks: found |= solve(found, *look(v, found))
     x = scoring.method(m)(t, p, 'IKONOS')[0].numpy()
     y = read(fuse(*pair, tmp_path/'o.tif', m, dtype='float32', stats=found, tile=128))
     assert np.abs(x-y)[:, 64:-64, 64:-64].max() < 1e-2
 
-@pytest.mark.parametrize('m', ['Brovey', 'GSA', 'MTF-GLP-HPM-R', 'BDSD', 'BT-H', 'PRACS'])
+@pytest.mark.parametrize('m', ['Brovey', 'GSA', 'MTF-GLP-HPM-R', 'BDSD', 'BT-H', 'PRACS', 'C-GSA', 'C-MTF-GLP-CBD', 'TV'])
 def test_however_it_is_cut(pair, tmp_path, m):
     a = read(fuse(*pair, tmp_path/'a.tif', m, tile=128, jobs=1))
     assert (a==read(fuse(*pair, tmp_path/'b.tif', m, tile=512, jobs=2))).all()
