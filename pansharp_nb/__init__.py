@@ -4,7 +4,7 @@ __version__ = "0.1.0"
 from importlib import import_module as _module
 
 _doors = dict(open_scene='data.scenes:open_scene', made_up='data.synthetic:made_up', score='scoring:score', judge='scoring:judge_image',
-    methods='scoring:catalogue', method='scoring:method', train='training:run')
+    fuse='fusing:fuse', methods='scoring:catalogue', method='scoring:method', train='training:run')
 __all__ = list(_doors)
 
 def __getattr__(name): # nothing is imported before it is used: torch alone takes a second

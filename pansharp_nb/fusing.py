@@ -42,11 +42,11 @@ class Plan:
     statistics:str # what it has to know of the scene
     tile:int=1024  # side of a piece
 
-_tv = Steps(lambda v, _: variational.tv(v.ms, v.pan, v.sensor), reach=56)
+_tv = Steps(lambda v, _: variational.tv(v.ms, v.pan, v.sensor), reach=56, says='none')
 steps = substitution.steps | multiresolution.steps | {'TV': _tv}
 _classical = substitution.methods | multiresolution.methods | variational.methods | fitted.methods
 _halo = dict.fromkeys(('PNN', 'A-PNN', 'DiCNN1', 'FusionNet', 'Z-PNN'), 16) | dict.fromkeys(('PanNet', 'MSDCNN', 'PreMix-B'), 32)
-_halo |= dict.fromkeys(('GPPNN', 'DCFNet'), 48)
+_halo |= dict.fromkeys(('GPPNN', 'DCFNet', 'PreMix-H'), 48)
 _frozen = dict.fromkeys(('lambda-PNN', 'LAGConv'), 32) | dict.fromkeys(('MFMIF-Net', 'SIDP', 'SUM-DUN'), 48) | {'A-PNN-TA': 16}
 _fitted = dict(SFR=128) | dict.fromkeys(('AnyPan', 'AnyPan-free'), 192)
 
@@ -82,8 +82,8 @@ def plan(
     if ratio not in (2, 4, 8, 16): raise ValueError(f'ratio {ratio}: classical methods double; take a network that has learned it, or gdalwarp MS')
     if m not in steps: return Plan(m, 'blocks', 1, 64, 64, 'the whole image')
     s = steps[m]
-    said = 'none' if not s.looks else 'sums' + ' of what is matched to PAN'*(len(s.looks)>1) + ', 1 % quantile'*s.haze
-    return Plan(m, 'exact', len(s.looks)+1+s.haze, _rim(s.reach, ratio), _rim(s.reach if s.far is None else s.far, ratio), said)
+    said = s.says + ', 1 % quantile'*s.haze if s.looks else 'none'
+    return Plan(m, 'frozen' if s.middle else 'exact', len(s.looks)+1+s.haze, _rim(s.reach, ratio), _rim(s.reach if s.far is None else s.far, ratio), said)
 
 # %% ../nbs/fusing.ipynb #6bf761a6
 def _fitted_plan(m, ratio): return Plan(m, 'frozen', 1, _up(_fitted[m], ratio), 0, 'all that SFR has to know, of a sample')
@@ -97,8 +97,8 @@ def _net_plan(m, bands, ratio):
     if m in _fitted: return _fitted_plan(m, ratio)
     if scaling=='sfr': return replace(_fitted_plan('SFR', ratio), method=m)
     if m not in _halo|_frozen: return Plan(m, 'blocks', 1, 48, 48, 'the whole image', 512)
-    said = 'scaling' if m in _halo else 'scaling, tuned on a sample' if m in weights.adapted else 'scaling, and what its layers pool, in nine windows'
-    return Plan(m, 'exact' if m in _halo else 'frozen', 1+half, _up(max((_halo|_frozen)[m], _rim(0, ratio)*half), ratio), 0, said, 512)
+    said = 'scaling, histograms of 8 x 8 cells' if m=='PreMix-H' else 'scaling' if m in _halo else 'scaling, tuned on a sample' if m in weights.adapted else 'scaling, and what its layers pool, in nine windows'
+    return Plan(m, 'exact' if m in _halo else 'frozen', 1+half+(m=='PreMix-H'), _up(max((_halo|_frozen)[m], _rim(0, ratio)*half), ratio), 0, said, 512)
 
 # %% ../nbs/fusing.ipynb #716b302d
 @dataclass(frozen=True)
@@ -216,8 +216,9 @@ def _runner(executor, jobs, bar, inline=False): # networks run in this thread, o
 
 # %% ../nbs/fusing.ipynb #dc70de75
 def _found(job, run): # named numbers, float64
-    s,found = steps.get(job.plan.method),{}
-    boxes = _boxes(*job.s.o.HW, 1024)
+    s,found,boxes = steps.get(job.plan.method),{},_boxes(*job.s.o.HW, 1024)
+    if s and s.middle:
+        with torch.inference_mode(): found |= s.middle(_seen(job, _middle(job.s.o), 0))
     for i,(_,solve) in enumerate(s.looks if s else ()):
         total = lead = None
         for _,(m,c) in run(((_look, job, i, found, b) for b in boxes), boxes, f'{job.plan.method}: look {i+1}'):
@@ -287,22 +288,54 @@ def _from(scale, v, n, order): # a network's scaling, with what SFR makes of a p
     return scale if n is None else replace(scale, base=fitted.apply(v.ms, v.pan, n).digital()[:, order])
 
 # %% ../nbs/fusing.ipynb #10b488da
+@torch.inference_mode()
+def _counts(job, found, box): # histograms of a piece, scaled
+    _,_,order = _net(job)
+    v,c,n = _seen(job, box, job.plan.halo, job.net_by),found['context'],job.plan.halo
+    scale = _from(found['scale'].to(job.device), v, found['numbers'], order)
+    ms,pan = scale(*_shifted(v.ms[:, order], v.pan, found['by']))
+    inside = tuple(slice(n, n+k) for k in box[2:])
+    return c.count(ms, pan[:, :1], job.s.o.HW, tuple(k-n for k in box[:2]), inside)
+
+def _all_over(job, found, run): # what `layers.context.of_scene` gives
+    boxes,total = _boxes(*job.s.o.HW, 1024),None
+    for _,h in run(((_counts, job, found, b) for b in boxes), boxes, f'{job.plan.method}: histograms'):
+        total = h if total is None else tuple(a+b for a,b in zip(total, h))
+    return found['context'].solve(total, job.s.o.HW)
+
+# %% ../nbs/fusing.ipynb #b42ddb2c
 def _net_found(job, run):
     from pansharp_nb.data.scaling import start
     from pansharp_nb.models.networks import look
     scale,by,net,pair,n = _sample(job)
     card = _net(job)[1]
     with torch.inference_mode(): found = dict(scale=scale, by=by, net=net, numbers=n, context=look(start(net, card['scaling']), *pair))
+    if found['context'].scene: found['context'].scene = _all_over(job, found, run)
     if not _weights().is_strange(card, job.sensor): return found
     return found | _found(replace(job, plan=plan('GSA', job.s.o.C, job.s.o.r), device='cpu'), run)
 
+def _as_it_is(f, c, box, ms, pan):
+    from pansharp_nb.layers.context import frozen
+    with frozen(c, box[:2]): return f(ms, pan)
+
+def _within(job, f, c, box, ms, pan): # without what lies beyond the scene, of which histograms know nothing
+    n,r = job.plan.halo,job.s.o.r
+    rows,cols = (slice(max(n-b, 0), n+k+min(n, N-b-k)) for b,k,N in zip(box, box[2:], job.s.o.HW))
+    at = tuple(b-n+s.start for b,s in zip(box, (rows, cols)))
+    i,j = (slice(s.start//r, s.stop//r) for s in (rows, cols))
+    part = _as_it_is(f, c, at, ms[..., i, j], pan[..., rows, cols])
+    out = part.new_zeros(*part.shape[:2], *pan.shape[-2:])
+    out[..., rows, cols] = part
+    return out
+
+# %% ../nbs/fusing.ipynb #9a5d23ed
 def _by_net(job, found, box):
     from pansharp_nb.data.scaling import start
-    from pansharp_nb.layers.context import frozen
     _,card,order = _net(job)
     v,scale = _seen(job, box, job.plan.halo, job.net_by),found['scale'].to(job.device)
     scale = _from(scale, v, found['numbers'], order)
-    with frozen(found['context'], box[:2]): x = start(found['net'], card['scaling'])(*scale(*_shifted(v.ms[:, order], v.pan, found['by'])))
+    pair,f = scale(*_shifted(v.ms[:, order], v.pan, found['by'])),start(found['net'], card['scaling'])
+    x = _within(job, f, found['context'], box, *pair) if found['context'].scene else _as_it_is(f, found['context'], box, *pair)
     x = scale.back(x)[:, sorted(range(len(order)), key=order.__getitem__)]
     if 'g' not in found: return x, v
     v,known = _seen(job, box, job.plan.halo),{k: t for k,t in found.items() if torch.is_tensor(t)}
@@ -319,14 +352,16 @@ class Output:
     range:tuple  # least and largest number
 
 def _as_numbers(x, valid, q): # (C, h, w) float, overwritten: array, and how many were clipped
-    x = x.double().numpy() if np.dtype(q.dtype).itemsize==4 and q.dtype!='float32' else x.numpy()
-    lo,hi = q.range
-    if q.dtype!='float32': np.floor(np.add(x, .5, out=x), out=x)
-    odd = (x<lo) | (x>hi)
-    out = int(odd.sum() if valid is None else odd[:, valid].sum())
-    x = np.clip(x, lo, hi, out=x).astype(q.dtype, copy=False)
+    x = x.double() if np.dtype(q.dtype).itemsize==4 and q.dtype!='float32' else x
+    if q.dtype!='float32': x = x.add_(.5).floor_()
+    (lo,hi),(least,most),out = q.range,x.aminmax(),0
+    if not (least>=lo and most<=hi): # seldom
+        odd = ((x<lo) | (x>hi)).numpy()
+        out = int(odd.sum() if valid is None else odd[:, valid].sum())
+        x = x.clamp_(lo, hi)
+    x = x.numpy().astype(q.dtype, copy=False)
     if q.nodata is None: return x, out
-    if q.nodata==q.nodata: x[x==q.nodata] = q.nodata+1 if q.nodata<hi else q.nodata-1
+    if not (least>q.nodata or most<q.nodata): x[x==q.nodata] = q.nodata+1 if q.nodata<hi else q.nodata-1
     if valid is not None: x[:, ~valid] = q.nodata
     return x, out
 
@@ -342,7 +377,8 @@ def _apply(job, found, q, box): # numbers of a piece, what is valid (`None`: all
     else:
         v = _seen(job, box, halo)
         x = (_classical[m] if m in _classical else _weights().trained(m))(v.ms, v.pan, v.sensor)
-    x = x[0, :, halo:x.shape[2]-halo, halo:x.shape[3]-halo][list(q.bands)].cpu()
+    x = x[0, :, halo:x.shape[2]-halo, halo:x.shape[3]-halo].cpu()
+    if q.bands!=tuple(range(len(x))): x = x[list(q.bands)]
     valid = None if v.valid is None else v.valid.cpu().numpy()
     a,n = _as_numbers(x, valid, q)
     return a, valid, n

@@ -47,12 +47,13 @@ def test_pieces_are_the_whole(pair, tmp_path, m):
     t,p = (torch.from_numpy(a.astype('f4'))[None] for a in (ms, pan))
     v,found = Seen(t, p, 'IKONOS'),{}
     if steps[m].haze: found['L'] = haze(v.M)[..., 0].double()
+    if steps[m].middle: found |= steps[m].middle(v)
     for look,solve in steps[m].looks: found |= solve(found, *look(v, found))
     x = scoring.method(m)(t, p, 'IKONOS')[0].numpy()
     y = read(fuse(*pair, tmp_path/'o.tif', m, dtype='float32', stats=found, tile=128))
     assert np.abs(x-y)[:, 64:-64, 64:-64].max() < 1e-2
 
-@pytest.mark.parametrize('m', ['Brovey', 'GSA', 'MTF-GLP-HPM-R', 'BDSD', 'BT-H', 'PRACS'])
+@pytest.mark.parametrize('m', ['Brovey', 'GSA', 'MTF-GLP-HPM-R', 'BDSD', 'BT-H', 'PRACS', 'C-GSA', 'C-MTF-GLP-CBD', 'TV'])
 def test_however_it_is_cut(pair, tmp_path, m):
     a = read(fuse(*pair, tmp_path/'a.tif', m, tile=128, jobs=1))
     assert (a==read(fuse(*pair, tmp_path/'b.tif', m, tile=512, jobs=2))).all()
@@ -87,6 +88,10 @@ def test_any_scene(tmp_path):
     assert fusing.preferred()=='AnyPan' and fusing.plan('AnyPan', 5, 3).kind=='frozen'
     x = read(fuse(*pair, tmp_path/'o.tif', fusing.preferred())).astype(float)
     assert x.shape==(5, 288, 288) and abs(x[2]-pan).mean()<abs(np.kron(ms[2], np.ones((3, 3)))-pan).mean()
+
+def test_the_door(pair, tmp_path):
+    import pansharp_nb as ps
+    assert ps.fuse is fuse and 'fuse' in dir(ps) and read(ps.fuse(*pair, tmp_path/'o.tif', 'EXP')).shape==(4, 512, 512)
 
 # --- A3, A4, A5: at the right place
 

@@ -296,4 +296,4 @@ def test_your_own_method_in_every_table(tmp_path, monkeypatch):
 def test_the_package_is_its_own_door():
     code = "import sys, pansharp_nb as ps; assert 'torch' not in sys.modules; print(ps.score(ps.made_up('QB', 128), methods='EXP').metric.iloc[0], *sorted(ps.__all__))"
     said = subprocess.run([sys.executable, '-c', code], capture_output=True, encoding='utf-8', check=True).stdout.split()
-    assert {'open_scene', 'score', 'method', 'methods', 'made_up', 'train', 'judge'}<=set(said)
+    assert {'open_scene', 'score', 'method', 'methods', 'made_up', 'train', 'judge', 'fuse'}<=set(said)

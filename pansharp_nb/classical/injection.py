@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['eps', 'checked', 'door', 'digital', 'mean', 'std', 'cov', 'is_flat', 'match', 'equalise', 'quotient', 'watched',
-           'normal', 'regress', 'combine', 'nnls', 'haze', 'clusters', 'cluster_gains']
+           'normal', 'regress', 'combine', 'nnls', 'haze', 'Sample', 'sample', 'centres', 'nearest', 'clusters',
+           'segment_moments', 'slopes']
 
 # %% ../../nbs/classical/injection.ipynb #fc3879bb
 import math, numpy as np, torch, warnings
 from contextlib import contextmanager
 from contextvars import ContextVar
-from .moments import moments, regression
-from scipy.cluster.vq import kmeans2, vq
+from dataclasses import dataclass, replace
+from .moments import Moments, moments, regression
 from torch import Tensor
 from ..data.degrade import interp23tap, ratio
 from ..data.sensors import sensor as as_sensor, sensors
@@ -193,33 +194,77 @@ def haze(
     return ((lo+(hi-lo)*(p-int(p)))*share)[..., None, None]
 
 # %% ../../nbs/classical/injection.ipynb #4ed530d5
+@dataclass(frozen=True)
+class Sample:
+    "Every n-th pixel and the largest value of each band; `a + b` is the sample of both."
+    z:Tensor   # `(B, C, pixels)`
+    top:Tensor # `(B, C, 1)`
+    every:int  # n
+    k:int      # segments that are wanted
+    seed:int
+
+    def __add__(self, o):
+        n = max(self.every, o.every)
+        z = torch.cat([s.z[..., ::max(1, round(n/s.every))] for s in (self, o)], -1)
+        while z.shape[-1]>40000: z,n = z[..., ::2],2*n
+        return replace(self, z=z, top=self.top.maximum(o.top), every=n)
+
+def sample(
+    M:Tensor,          # bands `(B, C, H, W)`
+    valid:Tensor=None, # pixels that count `(H, W)`; default all
+    k:int=5, seed:int=0
+)->Sample:
+    "Twenty to forty thousand pixels."
+    z = M.flatten(2) if valid is None else M[..., valid]
+    n = max(1, z.shape[-1]//20000)
+    return Sample(z[..., ::n], z.amax(-1, keepdim=True).clamp_min(1e-9), n, k, seed)
+
+# %% ../../nbs/classical/injection.ipynb #57cb22ee
+def centres(s:Sample)->Tensor: # `(B, k, C)`
+    "k-means of the spectra."
+    from scipy.cluster.vq import kmeans2 # a fifth of a second that others need not wait
+    with np.errstate(invalid='ignore'), warnings.catch_warnings():  # a flat image has one segment
+        warnings.simplefilter('ignore')
+        z = (s.z/s.top).mT.double().cpu().numpy()
+        found = [kmeans2(v, s.k, iter=50, minit='++', rng=s.seed)[0] for v in z]
+    return torch.from_numpy(np.stack(found)).to(s.z)
+
+def nearest(
+    M:Tensor,  # `(B, C, H, W)`
+    top:Tensor, mid:Tensor # of `Sample`, of `centres`
+)->Tensor:     # labels `(B, H, W)`, 0 to k-1
+    "The segment of each pixel."
+    from scipy.cluster.vq import vq
+    z,mid = ((t.double().cpu().numpy()) for t in ((M/top[..., None]).flatten(2).mT, mid))
+    labels = [torch.from_numpy(vq(v, m)[0]).long() for v,m in zip(z, mid)]
+    return torch.stack(labels).unflatten(1, M.shape[-2:]).to(M.device)
+
+# %% ../../nbs/classical/injection.ipynb #9152910e
 def clusters(
     exp:Tensor, # `(B, C, H, W)`
     k:int=5,    # segments
     seed:int=0
 )->Tensor:      # labels `(B, H, W)`, 0 to k-1
     "k-means of the spectra, each band scaled by its maximum."
-    z = (exp/exp.amax((-2, -1), keepdim=True).clamp_min(1e-9)).flatten(2).mT.double().cpu().numpy()
-    step = max(1, z.shape[1]//20000)
-    with np.errstate(invalid='ignore'), warnings.catch_warnings():  # a flat image has one cluster
-        warnings.simplefilter('ignore')
-        means = [kmeans2(v[::step], k, iter=50, minit='++', rng=seed)[0] for v in z]
-    labels = [torch.from_numpy(vq(v, m)[0]).long() for v,m in zip(z, means)]
-    return torch.stack(labels).unflatten(1, exp.shape[-2:]).to(exp.device)
+    s = sample(exp, None, k, seed)
+    return nearest(exp, s.top, centres(s))
 
-# %% ../../nbs/classical/injection.ipynb #57cb22ee
-def cluster_gains(
-    x:Tensor,      # `(B, C or 1, H, W)`
-    y:Tensor,      # `(B, C, H, W)`
-    labels:Tensor  # `(B, H, W)` integers from 0 (or 1)
-)->Tensor:         # cov(x, y)/var(x) of each pixel's segment, `(B, C, H, W)`
-    "Regression gain of `y` on `x`, segment by segment."
-    x = x.expand_as(y)
-    i = labels.long().flatten(1)[:, None].expand(-1, y.shape[1], -1)
-    K = int(labels.max())+1
-    def total(v): return v.new_zeros(*v.shape[:2], K, dtype=torch.float64).scatter_add_(2, i, v.double())
-    a,b = (x-mean(x)).flatten(2),(y-mean(y)).flatten(2)
-    n = total(torch.ones_like(a)).clamp_min(1)
-    cxy,cxx = total(a*b)-total(a)*total(b)/n, total(a*a)-total(a)**2/n
-    flat = cxx<=torch.finfo(y.dtype).eps*total(a*a)
-    return (cxy/cxx.where(~flat, 1)).where(~flat, 0).to(y).gather(2, i).view_as(y)
+# %% ../../nbs/classical/injection.ipynb #376f17ed
+def segment_moments(
+    labels:Tensor,    # `(B, H, W)`
+    K:int,            # segments are numbered from 0 to K-1
+    *planes:Tensor,   # `(B, n, H, W)` each
+    valid:Tensor=None # pixels that count `(H, W)`; default all
+)->tuple:             # of `Moments`, one a segment
+    "The tables of segments."
+    def of(b, k):
+        on = labels[b]==k
+        return moments(*(p[b:b+1] for p in planes), valid=on if valid is None else on & valid)
+    def all_of(ms): return Moments(*(torch.cat([getattr(m, f) for m in ms]) for f in ('n', 'mean', 'C')))
+    return tuple(all_of([of(b, k) for b in range(len(labels))]) for k in range(K))
+
+def slopes(m:Moments)->Tensor: # of C bands `y` and C images `x`: cov(x, y)/var(x), `(B, C, 1)`
+    "Regression gain, band by band; 0 where `x` is flat."
+    C = m.mean.shape[1]//2
+    a,b = (S.diagonal(dim1=1, dim2=2)[..., None] for S in (m.cov[:, :C, C:], m.cov[:, C:, C:]))
+    return a/b.where(~m[slice(C, None)].flat, math.inf)

@@ -40,11 +40,11 @@ def moments(
     "The table of an image."
     rows,total = max(1, 2**17//planes[0].shape[-1]),None
     for i in range(0, planes[0].shape[-2], rows):
-        z = torch.cat([p[..., i:i+rows, :].flatten(2).double() for p in planes], 1)
+        z = torch.cat([p[..., i:i+rows, :] for p in planes], 1).double().flatten(2)
         if valid is not None: z = z[..., valid[i:i+rows].flatten()]
         n = z.new_tensor(float(z.shape[-1])).expand(len(z), 1, 1)
         mean = z.sum(-1, keepdim=True)/n.clamp_min(1)
-        z = z-mean
+        z -= mean
         m = Moments(n, mean, z@z.mT)
         total = m if total is None else total+m
     return total

@@ -11,9 +11,9 @@ __all__ = ['methods', 'steps', 'papers', 'exp', 'inject', 'modulate', 'box', 'hp
 import math
 import torch, torch.nn.functional as F
 from torch import Tensor
-from .injection import cluster_gains, clusters, combine, digital, door, eps, is_flat, match, quotient, regress
+from .injection import combine, digital, door, eps, quotient, regress
 from .moments import matched, regression
-from .steps import Steps
+from .steps import Steps, gain_map, k_means, sampled, segment_gains, segment_sums, shaped
 from ..data.degrade import decimate, fir, imresize, interp23tap, lp_gauss, lp_wavelet
 from ..data.degrade import mtf_filter, mtf_kernel, pad
 from ..data.sensors import sensor as as_sensor
@@ -218,6 +218,12 @@ def mtf_glp_hpm_r(ms:Tensor, pan:Tensor, sensor, guard:bool=False)->Tensor:
     return _hpm_r(ms, pan, sensor, guard=guard)
 
 # %% ../../nbs/classical/multiresolution.ipynb #84c7f3a2
+def _look_pyramid_segments(v, found): return segment_sums(v, shaped(found, v.M), v(_pyramid)[0].expand_as(v.M))
+
+_c_cbd = Steps(lambda v, s: inject(v.M, v.pan, v(_pyramid)[0], gain_map(v, s)),
+    ((lambda v, _: sampled(v), lambda _, *s: k_means(*s)), (_look_pyramid_segments, segment_gains)),
+    reach=24, says='every n-th pixel for k-means; then sums of each segment')
+
 def c_mtf_glp_cbd(
     ms:Tensor,          # `(B, C, h, w)`, digital numbers
     pan:Tensor,         # `(B, 1, r*h, r*w)`
@@ -227,11 +233,7 @@ def c_mtf_glp_cbd(
     seed:int=0
 )->Tensor:              # `(B, C, r*h, r*w)`
     "MTF-GLP-CBD with gains by segment (Restaino et al., IEEE TGRS 2017)."
-    M,r = door(ms, pan)
-    PL,_ = glp(pan, sensor, r, ms.shape[1])
-    labels = clusters(M, k, seed) if labels is None else labels
-    g = cluster_gains(PL, M, labels)
-    return inject(M, pan, PL, g.where(~is_flat(PL), 0))
+    return _c_cbd(ms, pan, sensor, labels=labels, k=k, seed=seed)
 
 # %% ../../nbs/classical/multiresolution.ipynb #30d0a523
 def _look_haze(v, _): return v.sums(v.M, v.pan, _gauss(v)),
@@ -335,12 +337,19 @@ def blur(
     return h
 
 # %% ../../nbs/classical/multiresolution.ipynb #08b30dca
+def _estimated(v): return dict(h=blur(v.pan, v.M, v.r, unit=digital(v.ms, v.pan, v.sensor)).flatten(2).mT)
+
+def _softened(v, s): # PAN's low-pass
+    h = s['h'][..., 0]
+    n = math.isqrt(h.shape[1])
+    return interp23tap(decimate(_correlate(v.pan, h.mT.unflatten(2, (n, n))), v.r), v.r)
+
+_fe_hpm = _matching(lambda v, s: modulate(v.M, v.pan, _softened(v, s), s['g'], s['c'], guard=v.how.get('guard')),
+    middle=_estimated, reach=24, far=0, says='the blur, of the middle; sums')
+
 def fe_hpm(ms:Tensor, pan:Tensor, sensor=None, guard:bool=False)->Tensor:
     "High-pass modulation with an estimated filter (Vivone et al., IEEE TGRS 2015)."
-    M,r = door(ms, pan)
-    h = blur(pan, M, r, unit=digital(ms, pan, sensor)).to(pan)
-    PL = interp23tap(decimate(_correlate(pan, h), r), r)
-    return modulate(M, pan, PL, *match(pan, M), guard=guard)
+    return _fe_hpm(ms, pan, sensor, guard=guard)
 
 # %% ../../nbs/classical/multiresolution.ipynb #9634f3ab
 # chkstyle: skip
@@ -353,7 +362,7 @@ methods = {
 # %% ../../nbs/classical/multiresolution.ipynb #94b1f8b4
 _exp = Steps(lambda v, _: v.M)
 steps = {'EXP': _exp, 'HPF': _hpf, 'SFIM': _sfim, 'Indusion': _indusion, 'ATWT': _atwt, 'AWLP': _awlp, 'MTF-GLP': _mtf_glp, 'MTF-GLP-FS': _fs,
-    'MTF-GLP-HPM': _mtf_glp_hpm, 'MTF-GLP-HPM-H': _hpm_h, 'MTF-GLP-HPM-R': _hpm_r, 'MTF-GLP-CBD': _cbd, 'MF': _mf}
+    'MTF-GLP-HPM': _mtf_glp_hpm, 'MTF-GLP-HPM-H': _hpm_h, 'MTF-GLP-HPM-R': _hpm_r, 'MTF-GLP-CBD': _cbd, 'C-MTF-GLP-CBD': _c_cbd, 'MF': _mf, 'FE-HPM': _fe_hpm}
 
 # %% ../../nbs/classical/multiresolution.ipynb #037ae10c
 # chkstyle: skip

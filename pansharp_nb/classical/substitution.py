@@ -7,9 +7,9 @@ __all__ = ['methods', 'papers', 'steps', 'ihs', 'brovey', 'gs', 'pca', 'gsa', 'c
 
 # %% ../../nbs/classical/substitution.ipynb #e029d800
 import math, torch
-from .injection import cluster_gains, clusters, combine, door, eps, is_flat, nnls, quotient, regress
+from .injection import combine, eps, nnls, quotient
 from .moments import regression
-from .steps import Steps, shaped
+from .steps import Steps, gain_map, k_means, sampled, segment_gains, segment_sums, shaped
 from ..data.degrade import imresize, lp_gauss, lp_wavelet, mtf, mtf_pan
 from torch import Tensor
 
@@ -94,6 +94,20 @@ def gsa(ms:Tensor, pan:Tensor, sensor=None)->Tensor:
     return _gsa(ms, pan, sensor)
 
 # %% ../../nbs/classical/substitution.ipynb #7e018bad
+def _mixed(v, s): return combine(v.M, s['w'], s['c'])
+
+def _look_mix(v, _): return v.sums(v.ms, lp_gauss(v.pan, v.r, down=True)), *sampled(v)
+
+def _solve_mix(_, low, *s): return dict(zip('wc', regression(low))) | k_means(*s)
+
+def _look_segments(v, found):
+    s = shaped(found, v.M)
+    return segment_sums(v, s, _mixed(v, s).expand_as(v.M))
+
+_c_gsa = Steps(lambda v, s: _add(v.M, gain_map(v, s), v.pan-_mixed(v, s)), ((_look_mix, _solve_mix), (_look_segments, segment_gains)),
+    far=24, says='sums, every n-th pixel for k-means; then sums of each segment')
+
+# %% ../../nbs/classical/substitution.ipynb #d38aa009
 def c_gsa(
     ms:Tensor, pan:Tensor, sensor=None,
     labels:Tensor=None, # segments `(B, H, W)`, integers from 0 or 1; default k-means
@@ -101,13 +115,7 @@ def c_gsa(
     seed:int=0          # and its start
 )->Tensor:
     "Context-adaptive GSA (Restaino et al., IEEE TGRS 2017)."
-    M,r = door(ms, pan)
-    I = combine(M, *regress(lp_gauss(pan, r, down=True), ms))
-    if labels is None: labels = clusters(M, k, seed)
-    want = (len(M), *M.shape[-2:])
-    if labels.shape!=want: raise ValueError(f'labels are {tuple(labels.shape)}: want one a PAN pixel, {want}')
-    g = cluster_gains(I, M, labels).where(~is_flat(I), 0)
-    return _add(M, g, pan-I)
+    return _c_gsa(ms, pan, sensor, labels=labels, k=k, seed=seed)
 
 # %% ../../nbs/classical/substitution.ipynb #51b10077
 def _look_gauss(v, _): return v.sums(v.M, lp_gauss(v.pan, v.r)),
@@ -225,7 +233,7 @@ def _replaced(v, s):
     local = 1 - (1-quotient(s['i']*v.M, Ib+eps, v.how.get('guard'), 0, 2, 0)).abs()
     return _add(v.M, v.how.get('beta', .95)*s['w']*local, d)
 
-_pracs = Steps(_replaced, ((_bands_and_pan, _solve_lines), (_look_pracs, _solve_pracs)), far=24)
+_pracs = Steps(_replaced, ((_bands_and_pan, _solve_lines), (_look_pracs, _solve_pracs)), far=24, says='sums; then sums of what is matched to PAN')
 
 def pracs(
     ms:Tensor, pan:Tensor, sensor=None,
@@ -247,4 +255,4 @@ papers = {'Brovey': 'Gillespie et al., Remote Sensing of Environment 1987', 'IHS
 
 # %% ../../nbs/classical/substitution.ipynb #168068a6
 # chkstyle: skip
-steps = {'Brovey': _brovey, 'IHS': _ihs, 'PCA': _pca, 'GS': _gs, 'GSA': _gsa, 'BT-H': _bt_h, 'BDSD': _bdsd, 'BDSD-PC': _bdsd_pc, 'PRACS': _pracs}
+steps = {'Brovey': _brovey, 'IHS': _ihs, 'PCA': _pca, 'GS': _gs, 'GSA': _gsa, 'C-GSA': _c_gsa, 'BT-H': _bt_h, 'BDSD': _bdsd, 'BDSD-PC': _bdsd_pc, 'PRACS': _pracs}

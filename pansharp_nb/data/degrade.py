@@ -187,9 +187,10 @@ def interp23tap(
     def up(z):
         for dim in (-2, -1): z = fir(pad(z, (back, w.shape[1]-1-back), dim, 'circular'), w, 1, dim)
         return z
-    planes = x.flatten(0, 1)[:, None]
-    few = max(1, 2**20//(r*r*planes[0].numel()))
-    return torch.cat([up(z) for z in planes.split(few)]).view(*x.shape[:2], *(r*n for n in x.shape[-2:]))
+    planes,HW = x.flatten(0, 1)[:, None],[r*n for n in x.shape[-2:]]
+    few,out = max(1, 2**20//(r*r*planes[0].numel())),x.new_empty(len(planes), 1, *HW)
+    for i in range(0, len(planes), few): out[i:i+few] = up(planes[i:i+few])
+    return out.view(*x.shape[:2], *HW)
 
 # %% ../../nbs/data/degrade.ipynb #4a44e96b
 def _cubic(t):

@@ -70,9 +70,10 @@ def _pair(s, y, x, h, w): # MS pixels of the common ground: numbers, and what is
     bad = np.any([b for _,b in got], 0)
     P = [(o.at[0]+r*y, o.at[0]+r*(y+h)), (o.at[1]+r*x, o.at[1]+r*(x+w))]
     pan,none = _read(s, o.pan, *P)
-    if s.nodata=='auto':
+    zero = pan[0]==0
+    if s.nodata=='auto' and zero.any():
         dark = np.all([(a==0).all(0) for a,_ in got], 0)
-        zero = _up(dark, r) & (pan[0]==0)
+        zero &= _up(dark, r)
         none,bad = none|zero, bad | dark & zero.reshape(h, r, w, r).all((1, 3))
     for (a,_),l in zip(got, o.ms): _finite(a, bad, l, rows, cols)
     _finite(pan, none, o.pan, *P)

@@ -14,7 +14,9 @@ from torch import Tensor, nn
 # %% ../../nbs/layers/context.ipynb #e2051ebc
 class Context:
     "What layers know of a scene."
-    def __init__(self): self.values,self.n,self.look,self.scene = [],0,None,None # of the windows, how many they were
+    def __init__(self):
+        self.values,self.n = [],0 # of the windows, how many they were
+        self.look = self.count = self.solve = self.scene = None # of `of_scene`
 
     def add(self, values, tops): # of one window; which are maxima
         "One window more."
@@ -36,12 +38,13 @@ def statistic(
     return now[0](f, args, top)
 
 def of_scene(
-    look # `look(ms, pan)`: how it would be found
+    look,      # `look(ms, pan)`: how it would be found
+    count=None, solve=None # the same in pieces: `count(ms, pan, size, at, inner)`, and `solve` of the sums
 )->tuple: # what is known of the whole scene, or `None`; row and column where the tile begins, in PAN pixels
     "What no mean over windows can tell."
     if torch.compiler.is_compiling() or (now := _now.get()) is None: return None, (0, 0)
     _,c,at = now
-    if at is None: c.look = look
+    if at is None: c.look,c.count,c.solve = look,count,solve
     return (None, (0, 0)) if c.scene is None or at is None else (c.scene, at)
 
 # %% ../../nbs/layers/context.ipynb #38c69172

@@ -179,7 +179,8 @@ class PreMixHuge(nn.Module):
     )->Tensor:      # `(B, C, H, W)`
         y,p,crop = fit(ms, pan, self.ratio, self.multiple, self.bands)
         if he is None and 'he' in self.branches:
-            if stats is None: stats,at = of_scene(partial(pair_statistics, ratio=self.ratio, he=self.he))
+            how = dict(ratio=self.ratio, he=self.he)
+            if stats is None: stats,at = of_scene(partial(pair_statistics, **how), partial(counted, **how), partial(statistics_of, he=self.he))
             he = equalised(ms, pan, self.ratio, self.he, stats, at)
         y = upsample(y, self.ratio)
         x,masks = self.nets(branch_pairs(y, p, crop, self.branches, he), y, p)
