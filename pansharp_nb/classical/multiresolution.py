@@ -220,9 +220,9 @@ def mtf_glp_hpm_r(ms:Tensor, pan:Tensor, sensor, guard:bool=False)->Tensor:
 # %% ../../nbs/classical/multiresolution.ipynb #84c7f3a2
 def _look_pyramid_segments(v, found): return segment_sums(v, shaped(found, v.M), v(_pyramid)[0].expand_as(v.M))
 
-_c_cbd = Steps(lambda v, s: inject(v.M, v.pan, v(_pyramid)[0], gain_map(v, s)),
-    ((lambda v, _: sampled(v), lambda _, *s: k_means(*s)), (_look_pyramid_segments, segment_gains)),
-    reach=24, says='every n-th pixel for k-means; then sums of each segment')
+_looks = (lambda v, _: sampled(v), lambda _, *s: k_means(*s)), (_look_pyramid_segments, segment_gains)
+_c_cbd = Steps(lambda v, s: inject(v.M, v.pan, v(_pyramid)[0], gain_map(v, s)), _looks, reach=24,
+    says='every n-th pixel for k-means; then sums of each segment')
 
 def c_mtf_glp_cbd(
     ms:Tensor,          # `(B, C, h, w)`, digital numbers

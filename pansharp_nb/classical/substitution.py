@@ -100,6 +100,7 @@ def _look_mix(v, _): return v.sums(v.ms, lp_gauss(v.pan, v.r, down=True)), *samp
 
 def _solve_mix(_, low, *s): return dict(zip('wc', regression(low))) | k_means(*s)
 
+# %% ../../nbs/classical/substitution.ipynb #38a56304
 def _look_segments(v, found):
     s = shaped(found, v.M)
     return segment_sums(v, s, _mixed(v, s).expand_as(v.M))
