@@ -665,7 +665,7 @@ def fuse(
     whole_scene:Whole=None, # of `prepare`, if it was called before
     **how                   # of `prepare`: `sensor, bands, align, extent, nodata, dtype, bit_depth, tile, jobs, device, window, approximate`
 )->Path:
-    "Fuse a scene of any size."
+    "Fuse a scene of any size; raises `ValueError` with one line that says what to do, before anything is written."
     out,inputs = Path(out).expanduser(),[p for p in (pan, *([ms] if isinstance(ms, (str, os.PathLike)) else ms))]
     if out.exists() and not overwrite: raise ValueError(f'{out} exists: choose another name, or --overwrite')
     try: target(out, [p for p in inputs if os.path.exists(p)])

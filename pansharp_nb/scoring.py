@@ -36,7 +36,7 @@ families = dict(mra=multiresolution, cs=substitution, vo=variational, fit=fitted
 def catalogue(
     count:bool=True # also `parameters, macs` of networks at 4 bands, PAN 256 x 256: takes seconds
 )->pd.DataFrame:    # `name, family, paper, parameters, macs, weights`
-    "Every method."
+    "Every method; raises nothing, a network without weights has an empty `weights`."
     rows = [dict(name=n, family=f, paper=m.papers[n], parameters=0, macs=0) for f,m in families.items() for n in m.methods]
     rows += [dict(name=n, family='network', paper=networks.papers[n], **(_size(n) if count else {})) for n in networks.networks]
     return pd.DataFrame([r | dict(weights='; '.join(weights.weights_for(r['name'])) if r['family']=='network' else '-') for r in rows])

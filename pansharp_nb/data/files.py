@@ -106,7 +106,7 @@ def kind(
     if envi_header(p): return 'ENVI'
     text = head.isascii() and not set(head)-set(b'\t\n\r')-set(range(32, 127))
     what = 'a text, and a text can send its reader elsewhere' if text else 'of no kind that is known'
-    raise Refused(f'{shown(p)} is {what}: give {" ".join(whole+half+plain[:-1]+packed)}, or a folder of NBU or Landsat')
+    raise Refused(f'{shown(p)} is {what}: give {" ".join(scene_endings+image_endings+raw_endings[:-1]+packed)}, or a folder of NBU or Landsat')
 
 # %% ../../nbs/data/files.ipynb #c40d30d3
 def allowed(

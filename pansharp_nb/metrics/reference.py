@@ -385,7 +385,7 @@ def hypercomplex(
     x:Tensor, # `(..., n)`, n a power of two
     y:Tensor  # the same n
 )->Tensor:    # `(..., n)`
-    "Product of hypercomplex numbers, Cayley-Dickson."
+    "Product of hypercomplex numbers, Cayley-Dickson (Garzelli and Nencini, IEEE GRSL 2009)."
     n = x.shape[-1]
     if n==1: return x*y
     (a,b),(c,d) = ((z[..., :n//2], _conj(z[..., n//2:])) for z in (x, y))
