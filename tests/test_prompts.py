@@ -331,7 +331,7 @@ def test_a_name_or_a_connection_that_hangs_ends_at_the_limit(ds, monkeypatch, st
     assert not sent
 
 def test_an_endless_answer_is_cut(raw, ds, monkeypatch):
-    monkeypatch.setattr(P, 'most', 2**16)
+    monkeypatch.setattr(P, '_most', 2**16)
     for head in (ok+b'\r\n', ok+b'Content-Length: 99999999999\r\n\r\n', b'HTTP/1.1 500 Oops\r\n\r\n'):
         s = raw([head] + [b' '*2**14]*50, 0)
         with pytest.raises(ValueError, match='answers with more than') as e: chat(s, tries=3).describe(*P.view(ds))

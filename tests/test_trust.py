@@ -428,7 +428,7 @@ def test_an_archive_that_swells(lab, monkeypatch):
         info = tarfile.TarInfo('L8_B2.TIF')
         info.size = 10**6
         t.addfile(info, io.BytesIO(bytes(10**6)))
-    monkeypatch.setattr(fetch, 'most', 10**5)
+    monkeypatch.setattr(fetch, '_most', 10**5)
     row['url'] = row['url'].replace('mat', 'tar.gz')
     with pytest.raises(ValueError) as e: fetch.get('lab', here)
     one_line(e, 'unpack to more than')
