@@ -35,6 +35,10 @@ scenes: folder of scenes, or list of them
 net: a network
 guard: bound the quotients of small numbers (see `quotient`)
 scores: tidy frame of scores
+holes: the textbook's filter with holes, where the toolbox has none
+v1: the toolbox's first version of the method
+ctx: what follows the name on the command line
+reports: folder of the reports
 paper: `PreMix`, `MFMIF-Net`, `DCFNet`, `SIDP` or `SUM-DUN`
 """.splitlines())
 

@@ -30,7 +30,8 @@ def _version(asked):
     raise typer.Exit
 
 @app.callback()
-def door(version:Annotated[bool, Option('--version', callback=_version, is_eager=True, help='say it and stop')]=False): pass
+def door(version:Annotated[bool, Option('--version', callback=_version, is_eager=True, help='say it and stop')]=False):
+    "Pansharpening: every method on your scene, and five papers checked."
 
 # %% ../nbs/cli.ipynb #85b3cbe9
 @app.command()
@@ -217,12 +218,11 @@ def fuse(
     with _inputs(inputs) as (pan, ms, known):
         _call(overlay, pan, ms, align.value)
         from pansharp_nb import fusing
-        m = _call(fusing.preferred) if method=='auto' else method
-        w = _call(fusing.prepare, pan, ms, m, sensor or known, approximate=approximate, **how, **part)
+        w = _call(fusing.prepare, pan, ms, method, sensor or known, approximate=approximate, **how, **part)
         _say(w)
         if plan: return typer.echo(json.dumps(fusing.facts(w), indent=1))
         options = dict(c.split('=', 1) for c in co) | dict(compress=compress.value)
-        said = shlex.join(['fuse', '--method', m, *(os.path.basename(f) for f in files)])
+        said = shlex.join(['fuse', '--method', w.job.plan.method, *(os.path.basename(f) for f in files)])
         with _cluster(scheduler) as pool:
             fusing.fuse(pan, ms, out, cog=cog, overviews=overviews, overwrite=overwrite, executor=pool, progress=not quiet, command=said, creation=options, whole_scene=w)
     typer.echo(out)

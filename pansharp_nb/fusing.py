@@ -34,7 +34,7 @@ from tqdm import tqdm
 @dataclass(frozen=True)
 class Plan:
     "How a method goes through a scene."
-    method:str
+    method:str     # as in `pansharp-nb methods`
     kind:str       # `exact`, `frozen` (statistics of a sample of the scene), `blocks` (each piece for itself)
     passes:int     # over the scene
     halo:int       # PAN pixels around a piece
@@ -104,12 +104,12 @@ def _net_plan(m, bands, ratio):
 @dataclass(frozen=True)
 class Job:
     "What every task has to know."
-    s:Source
-    plan:Plan
+    s:Source        # the files and their common area
+    plan:Plan       # of the method
     sensor:object   # a `Sensor`
     by:tuple=(0., 0.)     # MS is read this much further (down, right), MS pixels
     net_by:tuple=(0., 0.) # the same for networks that lay pixel areas one on the other
-    device:str='cpu'
+    device:str='cpu'      # where networks run
     how:dict=field(default_factory=dict) # options of the method
 
     @property
@@ -193,9 +193,9 @@ def _alone():
 @dataclass
 class Runner:
     "Sends tasks to an executor, with a bar."
-    executor:object
+    executor:object # any of `concurrent.futures`
     most:int       # in flight
-    bar:bool
+    bar:bool       # on standard error
 
     def __call__(self, calls, boxes, what):
         with tqdm(total=round(sum(b[2]*b[3] for b in boxes)/1e6, 2), unit='Mpx', desc=what, disable=None if self.bar else True, leave=False) as bar:
@@ -346,9 +346,9 @@ def _by_net(job, found, box):
 class Output:
     "What the output holds."
     bands:tuple  # indices of the bands of MS
-    dtype:str
+    dtype:str    # of its numbers
     nodata:float # or `None`, where a mask says it
-    mask:bool
+    mask:bool    # is there a mask band?
     range:tuple  # least and largest number
 
 def _as_numbers(x, valid, q): # (C, h, w) float, overwritten: array, and how many were clipped
@@ -522,11 +522,11 @@ def _moved(job):
 @dataclass(frozen=True)
 class Whole:
     "All that is decided before a pixel is fused."
-    job:Job
-    q:Output
+    job:Job     # what tasks have to know
+    q:Output    # what is written
     at:tuple    # row and column of PAN where the output begins
     hw:tuple    # its size
-    jobs:int
+    jobs:int    # threads
     def __str__(self):
         o,p,by = self.job.s.o,self.job.plan,[d*self.job.s.o.r for d in self.job.by]
         further = f'MS read {by[0]:.3f} px further' if by[0]==by[1] else f'MS read ({by[0]:.3f}, {by[1]:.3f}) px further'
@@ -555,7 +555,7 @@ def _cpus(): return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffini
 # %% ../nbs/fusing.ipynb #8dad6a39
 def prepare(
     pan, ms,                # names of files; MS may be several
-    method:str='GSA',       # as in `pansharp-nb methods`
+    method:str='auto',      # as in `pansharp-nb methods`; `auto` is `preferred`
     sensor=None,            # default: what tags and names of files say
     bands=None,             # of the output, in their order: numbers from 1, or names
     align:str='grid',       # `grid`, `toolbox` or `measure`
@@ -581,7 +581,7 @@ def prepare(
     return Whole(job, _numbers(o, bands, nodata, dtype, bit_depth), at, hw, jobs or min(8, _cpus()))
 
 # %% ../nbs/fusing.ipynb #b2ffee22
-def facts(w:Whole)->dict:
+def facts(w:Whole)->dict: # of `prepare`
     "Area, ratio, offset, passes, pieces, halo, bytes."
     o,p = w.job.s.o,w.job.plan
     place = dict(pan=o.pan.shape, ms=(o.C, *o.ms[0].shape), ratio=o.r, common=o.HW, begins=dict(pan=o.at[:2], ms=o.at[2:]))
@@ -600,7 +600,7 @@ def preferred()->str:
 # %% ../nbs/fusing.ipynb #6ed63c3a
 def known(
     w:Whole,         # of `prepare`
-    run:Runner
+    run:Runner       # sends the tasks
 )->dict:
     "What the method has to know of the scene."
     if w.job.plan.method in _fitted: return _solved(w.job)
@@ -608,7 +608,7 @@ def known(
     return _found(w.job, run)
 
 def statistics(
-    pan, ms, method:str='GSA', progress:bool=False, executor=None, **how # of `prepare`
+    pan, ms, method:str='auto', progress:bool=False, executor=None, **how # of `prepare`
 )->dict: # for `fuse(..., stats=...)`
     "What the method has to know of a scene."
     w = prepare(pan, ms, method, **how)
@@ -653,7 +653,7 @@ def _about(w, command):
 def fuse(
     pan, ms,                # names of files, whatever GDAL opens; MS may be several
     out,                    # GeoTIFF to write
-    method:str='GSA',
+    method:str='auto',      # as in `pansharp-nb methods`; `auto` is `preferred`
     cog:bool=False,         # a cloud-optimised GeoTIFF
     overviews:bool=False,   # with smaller copies inside
     overwrite:bool=False,   # may `out` exist?

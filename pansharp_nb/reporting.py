@@ -48,7 +48,7 @@ _tex = {c: f'\\{c}' for c in '&%$#_{}'} | {'±': r'$\pm$', '~': r'\textasciitild
 _tex['\\'] = r'\textbackslash{}'
 _md = {c: f'\\{c}' for c in '\\|*'} | {'<': '&lt;', '>': '&gt;'}
 
-def plain(text)->str:
+def plain(text)->str: # anything; it is turned into a `str`
     "A text in one line, without signs that cannot be seen."
     return ''.join(c if c.isprintable() else ' ' for c in ' '.join(str(text).split()))
 
@@ -77,12 +77,12 @@ def to_md(text, rank): # frames of `leaderboard`
     sides = 'left', 'right', *['left']*(text.shape[1]-1) # the second is `n`
     return _marked(text, rank, 'md').to_markdown(index=False, disable_numparse=True, colalign=sides)
 
-def to_tex(text, rank):
+def to_tex(text, rank): # frames of `leaderboard`
     "A booktabs table."
     return _marked(text, rank, 'tex').style.hide(axis='index').to_latex(hrules=True)
 
 # %% ../nbs/reporting.ipynb #01d5c6fd
-def to_html(text, rank):
+def to_html(text, rank): # frames of `leaderboard`
     "An HTML table."
     return _marked(text, rank, 'html').to_html(index=False, escape=False, border=0, classes='board')
 
@@ -126,7 +126,7 @@ def rgb(
     x,        # `(C, H, W)` tensor or array
     lo, hi,   # stretch a band, each of 3 values
     bands=(2, 1, 0), # which are red, green, blue
-    gamma:float=1
+    gamma:float=1    # above 1 brightens the shadows
 ):            # `(H, W, 3)` in 0-1
     "A colour picture."
     v = np.nan_to_num(np.asarray(x[list(bands)], dtype=float)).transpose(1, 2, 0)
@@ -181,7 +181,8 @@ def _error(a, e, top):
     return a.imshow(e, cmap='magma', vmin=0, vmax=top)
 
 # %% ../nbs/reporting.ipynb #5d4ac890
-def rgb_bands(ds):
+def rgb_bands(ds)->tuple: # a Scene
+    "Indices of the bands that are red, green and blue; the first for all where no name tells."
     names = list(scoring.scene_sensor(ds).bands)
     if 'rgb' in ds.attrs: return tuple(int(b) for b in ds.attrs['rgb'])
     return tuple(names.index(b) for b in 'RGB') if {*'RGB'}<={*names} else (0,)*3
@@ -275,7 +276,7 @@ def swipe(
 def best_of_families(
     ds,                 # a Scene
     scores:pd.DataFrame,# tidy scores with this scene in them
-    protocol:str, device='cpu',
+    protocol:str, device='cpu', # `reduced` or `full`; where networks run
     side:int=160        # pixels a panel shows
 ):                      # caption, figure
     "PAN, upsampled MS and the winner of each family by ERGAS (or HQNR), fused once more."
@@ -299,7 +300,7 @@ def is_free(
 def seen(
     net:torch.nn.Module, # a network
     inputs:tuple,        # what it is called with
-    **kw
+    **kw                 # more of its arguments
 )->dict:                 # submodule name -> shapes of its output, one a call, without the batch
     "Run a network and note the shape that each submodule returns."
     out,hooks = {},[]

@@ -13,13 +13,9 @@ shared = dict(methods='a table of each family', papers='a table of each family',
     run='training, and a study', profile='of the settings, and of a study', equalise='a histogram, and two gains',
     slopes='of a plane, and a plot of ranks', mix='of branches, and of features', mean='of a channel, and of an image', door='of the command line, and of a method', stretch='of a tensor, and of a picture')
 
-# modules where a parameter or two still waits for its comment; what is not here stays described
-waiting = set('''classical.fitted classical.injection classical.moments classical.multiresolution classical.steps classical.variational cli fusing
-    layers.dbf layers.gdm papers.joined reporting'''.split())
-
 def words(m, n): return ast.get_docstring(pages.public(m)[n]) or ''
 
-@pytest.mark.parametrize('m', [m for m in modules if m not in waiting])
+@pytest.mark.parametrize('m', modules)
 def test_every_public_name_is_described(m):
     "A docstring, and a comment (or the house's word, or an option's help) for each parameter."
     for n,s in pages.public(m).items():

@@ -85,7 +85,8 @@ def shrink(
     return x
 
 # %% ../../nbs/classical/fitted.ipynb #184e8be5
-def unit(p): # mean 0, deviation 1
+def unit(p): # an image
+    "The image with mean 0 and deviation 1."
     return (p-p.mean())/p.std().clamp_min(1e-6)
 
 def _intensity(z, p): # weights, gains, spread, and the share of p that is explained
@@ -103,7 +104,7 @@ def _best(z, p, r): return max(operators, key=lambda o: _intensity(z, shrink(p, 
 @dataclass
 class Numbers:
     "What SFR knows of a whole scene."
-    r:int
+    r:int               # PAN pixels per MS pixel
     o:Tensor            # mean of the bands `(1, C, 1, 1)`, digital numbers
     sd:Tensor           # their deviation
     by:tuple            # where MS is read, MS pixels (down, right)
@@ -124,7 +125,7 @@ class Pair:
     "A pair, or a tile of it, standardised and on one grid."
     y:Tensor      # MS `(1, C, h, w)`, where it was
     p:Tensor      # PAN `(1, 1, r*h, r*w)`
-    n:Numbers
+    n:Numbers     # of the scene
 
     @cached_property
     def z(self): return enlarge(self.y, 1, self.n.by) # MS on PAN's grid `(1, C, h, w)`
@@ -133,13 +134,14 @@ class Pair:
 
 def placed(
     ms:Tensor, pan:Tensor, # `(1, C, h, w)`, `(1, 1, r*h, r*w)`, digital numbers
-    n:Numbers
+    n:Numbers              # of the scene
 )->Pair:
     "A pair as `n` says."
     return Pair((ms-n.o)/n.sd, (enlarge(pan, 1, n.shift)-n.pan[0])/n.pan[1], n)
 
 # %% ../../nbs/classical/fitted.ipynb #d1352b3a
-def mean_and_deviation(p): # mean and deviation
+def mean_and_deviation(p): # an image
+    "Mean and standard deviation, the latter at least 1e-6."
     return p.mean(), p.std().nan_to_num().clamp_min(1e-6)
 
 def calibrated(
@@ -170,7 +172,7 @@ def back_project(
     x:Tensor,      # fused `(B, C, r*h, r*w)`
     ms:Tensor,     # `(B, C, h, w)`, on the grid of `x`
     operator:str,  # one of `operators`
-    rounds:int=2
+    rounds:int=2   # how often
 )->Tensor:
     "Make a result agree with MS."
     r = x.shape[-1]//ms.shape[-1]
@@ -178,14 +180,16 @@ def back_project(
     return x
 
 # %% ../../nbs/classical/fitted.ipynb #df76d714
-def window_mean(x, k): # mean of k x k
+def window_mean(x, k): # image `(B, C, H, W)`; side of the window, pixels, odd
+    "Mean of the window around each pixel."
     return F.avg_pool2d(F.pad(x, (k//2,)*4, 'reflect' if min(x.shape[-2:])>k//2 else 'replicate'), k, 1)
 
 def _gsa_of(z, low):
     w,g,c,_ = _intensity(z, low)
     return w.view(1, -1, 1, 1),g.view(1, -1, 1, 1),c
 
-def lacks(U, p, rule): # what of PAN the mix of the bands lacks `(1, 1, H, W)`
+def lacks(U, p, rule): # bands `(1, C, H, W)`, PAN `(1, 1, H, W)`, weights of one of the rules
+    "What of PAN the mix of the bands lacks, `(1, 1, H, W)`."
     w,_,c = rule
     return c*p-(w*U).sum(1, keepdim=True)
 
@@ -227,7 +231,7 @@ def _rules(z, p, n): # what the four have to know
     return _gsa_of(z, mean), _gsa_of(z, low), _haze_of(z, low, n), _local_of(z, mean)
 
 def estimates(
-    q:Pair,
+    q:Pair,    # of `placed`
     p:Tensor,  # PAN `(1, 1, r*h, r*w)`, as soft as wanted
     rules=None # of the scene; default of this pair
 )->Tensor:     # A, B, H, L `(4, C, r*h, r*w)`, standardised
@@ -238,7 +242,8 @@ def estimates(
     return back_project(q.U+torch.cat(d), q.z, n.operator)
 
 # %% ../../nbs/classical/fitted.ipynb #fc2930a8
-def soften(x, s): # a Gaussian of deviation s pixels
+def soften(x, s): # image `(B, C, H, W)`; standard deviation, pixels
+    "Filtered by a Gaussian."
     if s<.05: return x
     w = torch.exp(-torch.arange(-4, 5, device=x.device, dtype=x.dtype)**2/(2*s*s))
     for d in (2, 3): x = _along(x, (w/w.sum())[None], 1, 4, x.shape[d], d)
@@ -353,7 +358,7 @@ def solve(
 @dataclass
 class Fit:
     "What SFR makes of one scene, or of a tile, standardised."
-    q:Pair
+    q:Pair       # the pair it was made of
     p:Tensor     # PAN as soft as the truth `(1, 1, r*h, r*w)`
     X:Tensor     # A, B, H, L `(4, C, r*h, r*w)`
     S:Tensor     # the result `(1, C, r*h, r*w)`; A where nothing was fitted

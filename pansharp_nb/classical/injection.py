@@ -104,7 +104,7 @@ def quotient(
     num:Tensor,       # `(B, C or 1, H, W)`
     den:Tensor,       # the same, `eps` added
     guard:bool=False, # keep it between the two bounds
-    low:float=1/3, high:float=3.,
+    low:float=1/3, high:float=3., # the two bounds
     none:float=1.     # what it is where `den` is not positive, if guarded
 )->Tensor:
     "One image over another, as the toolbox divides or bounded."
@@ -201,7 +201,7 @@ class Sample:
     top:Tensor # `(B, C, 1)`
     every:int  # n
     k:int      # segments that are wanted
-    seed:int
+    seed:int   # where k-means starts
 
     def __add__(self, o):
         n = max(self.every, o.every)
@@ -212,7 +212,7 @@ class Sample:
 def sample(
     M:Tensor,          # bands `(B, C, H, W)`
     valid:Tensor=None, # pixels that count `(H, W)`; default all
-    k:int=5, seed:int=0
+    k:int=5, seed:int=0 # segments that are wanted; where k-means starts
 )->Sample:
     "Twenty to forty thousand pixels."
     z = M.flatten(2) if valid is None else M[..., valid]

@@ -51,7 +51,7 @@ def moments(
 
 # %% ../../nbs/classical/moments.ipynb #5207b235
 def matched(
-    m:Moments,
+    m:Moments,   # of all planes
     to:slice,    # planes to be like
     of:int,      # the plane that is taken there
     like:int=None# the plane whose deviation counts; default `of`

@@ -70,7 +70,7 @@ def shaped(found:dict, like:Tensor)->dict: # `(B, k, 1)` -> `(B, k, 1, 1)`, type
     return {k: t[..., None].to(like) for k,t in found.items()}
 
 # %% ../../nbs/classical/steps.ipynb #e6a8864b
-def sampled(v:Seen)->tuple:
+def sampled(v:Seen)->tuple: # of a piece; a `Sample`, or nothing
     "A sample of the bands, unless labels were brought along."
     if v.how.get('labels') is not None: return ()
     return sample(v.inner(v.M), v.valid, v.how.get('k', 5), v.how.get('seed', 0)),

@@ -177,7 +177,7 @@ def tv(
     weights=None,       # share of each band in PAN; default, and the next three, `tv_parameters`
     alpha:float=None,   # majoriser; diverges below about half of $1+\lVert w\rVert^2$
     lam:float=None,     # weight of the prior
-    iters:int=None,
+    iters:int=None,     # iterations
     toolbox:bool=True   # the toolbox's numbers; False corrects its two slips
 )->Tensor:              # `(B, C, H, W)`
     "Total-variation pansharpening (Palsson et al., IEEE GRSL 2014)."
@@ -227,7 +227,7 @@ def abundances(
     A:Tensor,   # start `(B, p, n)`
     E:Tensor,   # spectra `(B, C, p)`
     Y:Tensor,   # data of mean about 1 `(B, C, n)`
-    steps:int,
+    steps:int,  # updates
     delta:float=1. # weight of the sum to one
 )->Tensor:      # `(B, p, n)`
     "Updates of the abundances, spectra fixed (Lee and Seung, NIPS 2001)."
@@ -244,7 +244,7 @@ def unmix(
     m:Tensor,   # spectra of mean about 1 `(B, C, n)`
     p:int,      # materials
     steps:int,  # with the spectra fixed, and as many with both moving
-    delta:float=1.
+    delta:float=1. # weight of the sum to one
 ):              # `E (B, C, p)`, `A (B, p, n)`
     "Non-negative factorisation of one image, from its corners."
     E = corners(m, p).clamp_min(1e-6)

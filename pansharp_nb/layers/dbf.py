@@ -15,7 +15,7 @@ from torch import nn, Tensor
 def weights(
     w:Tensor,       # raw weights
     dim:int=-1,     # axis that is shared out
-    eps:float=1e-4
+    eps:float=1e-4  # added to the sum
 )->Tensor:          # as `w`, in [0, 1), sum at most 1 along `dim`
     "Shares of the sources (DCFNet, the formula of dynamic branch fusion)."
     w = w.relu()
@@ -35,7 +35,7 @@ def conv_bn(
     ni:int,       # channels in
     nf:int,       # channels out
     ks:int=3,     # kernel size, odd
-    stride:int=1,
+    stride:int=1, # of the convolution
     act:bool=True # end in a ReLU
 ):                # `(B, ni, H, W)` -> `(B, nf, H/stride, W/stride)`, rounded up
     "Convolution, batch normalisation, ReLU."

@@ -35,7 +35,7 @@ def degrader(
     "Learned blur and decimation $D$; bands are never strided."
     return _ladder(nn.Conv3d, n, nh, r, stride=(1, 2, 2)) if dim==3 else _ladder(nn.Conv2d, n, nh, r, stride=2)
 
-def degrader_t(n:int, nh:int, r:int=4, dim:int=3)->nn.Module:
+def degrader_t(n:int, nh:int, r:int=4, dim:int=3)->nn.Module: # as in `degrader`
     "Learned transpose of `degrader`, layer by layer its mirror."
     if dim==2: return _ladder(nn.ConvTranspose2d, n, nh, r, stride=2, output_padding=1)
     return _ladder(nn.ConvTranspose3d, n, nh, r, stride=(1, 2, 2), output_padding=(0, 1, 1))

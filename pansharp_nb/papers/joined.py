@@ -67,7 +67,7 @@ def _frame(paper, scores, ref, metric): # Series; tidy; name; metric -> frame
 def joined(
     paper:str, table:str,  # as in `reported`
     metric:str='PSNR'      # in our names: `Q2n` for Q4 and Q8
-)->'SideBySide':               # heading -> frame, one for each data set of the paper
+)->'SideBySide':           # heading -> frame, one for each data set of the paper
     "A comparison table of a paper beside the scores of its report."
     d,scores,out = reported(paper, table),scores_of(f'{slug(paper)}_table{table}'),SideBySide()
     for s in dict.fromkeys(d.sensor[d.sensor!='']):
@@ -117,8 +117,8 @@ def _printed(study, metric): # variant -> the paper's value, mean over satellite
 
 def studied(
     study:str,            # a key of `ablations.studies`: `premix_table4`, `premix_fig17`, ...
-    metric:str='PSNR'
-)->'SideBySide':              # heading -> frame, one row a variant
+    metric:str='PSNR'     # in our names
+)->'SideBySide':          # heading -> frame, one row a variant
     "An ablation of a paper beside our trainings of it."
     scores,s,paper = scores_of(study),ablations.studies[study],_printed(study, metric)
     rows = list(dict.fromkeys([*(v for v in s.variants if v in set(scores.method)), *paper.index]))
@@ -204,7 +204,7 @@ def inside(
 # %% ../../nbs/papers/joined.ipynb #a9b2b7bf
 def standing(
     method:str,           # a network that ships
-    metric:str='ERGAS',
+    metric:str='ERGAS',   # by which methods are ranked
     board:str='table1'    # a leaderboard
 )->Markdown:
     "Its place on the leaderboard, in two sentences."
