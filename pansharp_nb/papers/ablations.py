@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['studies', 'kept', 'Study', 'recipes_of', 'profile', 'size', 'said', 'ground', 'held', 'test_pairs', 'trained', 'run',
-           'summary', 'beside', 'effects', 'dots', 'curves']
+           'found', 'summary', 'beside', 'effects', 'dots', 'conclusion', 'curves']
 
 # %% ../../nbs/papers/ablations.ipynb #38ddfcab
 import hashlib, json, matplotlib.pyplot as plt, pandas as pd, tempfile, torch
@@ -17,8 +17,9 @@ from ..layers.ewfm import mask_acts
 from ..data.scaling import scale_of
 from ..models.networks import Told, as_method
 from .boards import folds, four
-from .effects import effect
+from .effects import effect, lower
 from .reported import metrics, reported
+from ..reporting import Committed, counted, number
 from ..recipes import Recipe, recipe
 from ..prompts import told
 from ..writing import write
@@ -226,6 +227,20 @@ def _marks(pairs): # EXP and GSA on the same scenes
         for m,v in scoring.judge(scoring.method(n)(ms, pan, s), ms, pan, ref, s).items()]
     return pd.DataFrame(rows).assign(seed=0, weights='-')
 
+# %% ../../nbs/papers/ablations.ipynb #35698f18
+def found(
+    study:str, profile:str='quick', scenes:str='auto', seeds:str='0,1,2', steps:int=0,
+    device='cpu', take:str='new' # as in `run`; `new`, or `committed`: those in the reports
+)->tuple:                        # scores, what was run, notes, more for `reporting.provenance`
+    "What a report of a study shows; `ValueError` where nothing is committed."
+    if take=='new':
+        d = run(study, profile, scenes, [int(i) for i in seeds.split(',')], steps, device)
+        return d, said(study, d, profile, steps), {}, {}
+    was = Committed(study, profile)
+    d,today = was.scores, said(study, was.scores, profile, steps)
+    other = {} if today==was.said else {'An earlier setting; a run of today would be': [today.partition('; seeds')[0]]}
+    return d, was.said, other, dict(scores_of=was.origin)
+
 # %% ../../nbs/papers/ablations.ipynb #8532e010
 def summary(scores:pd.DataFrame)->pd.DataFrame: # variant x metric; text `mean ± standard deviation over seeds`
     "What a study found."
@@ -273,6 +288,30 @@ def dots(
     ax.grid(axis='x', lw=.3)
     fig.tight_layout()
     return fig
+
+# %% ../../nbs/papers/ablations.ipynb #02119871
+def _each(names): return ', '.join(f'"{n}"' for n in names)
+
+def conclusion(
+    scores:pd.DataFrame, ref:str, # what `run` gave; the variant that others are compared with
+    metric:str='PSNR'
+)->str:
+    "What a study found, in sentences made of its numbers."
+    d = scores[scores.metric==metric]
+    mine,base = d[~d.method.isin(['EXP', 'GSA'])],d[d.method=='EXP']
+    per = mine.groupby(['method', 'seed'], sort=False).value.mean().groupby('method', sort=False).mean()
+    best,e = per.sort_values(ascending=metric in lower).index[0],effects(mine, ref, metric)
+    size = f'{counted(mine.seed.nunique(), "training")} of each, {counted(mine.scene.nunique(), "scene")}'
+    out = f'"{best}" has the best {metric} of {len(per)} variants, {number(per[best])} ({size}).'
+    if best!=ref: out = f'{out[:-1]}; "{ref}", with which all are compared, has {number(per[ref])}.'
+    sure = {'worse': e.index[e.high<0], 'better': e.index[e.low>0], '': e.index[(e.low<=0) & (e.high>=0)]}
+    words = [f'{k} than "{ref}" (95 % interval without zero): {_each(ix)}' for k,ix in sure.items() if k and len(ix)]
+    words += [f'not told apart from it at this size: {_each(sure[""])}'] if len(sure['']) else []
+    out += f' {"; ".join(words)[:1].upper()}{"; ".join(words)[1:]}.'
+    if not len(base): return out
+    below = [m for m,v in per.items() if (v-base.value.mean())*(-1 if metric in lower else 1)<0]
+    low = f'{counted(len(below), "variant")} of {len(per)} below it' if below else 'all variants above it'
+    return f'{out} Interpolation has {number(base.value.mean())}, {low}.'
 
 # %% ../../nbs/papers/ablations.ipynb #d5c39525
 def curves(scores:pd.DataFrame): # what `run` gave; a figure
