@@ -73,9 +73,9 @@ class Comparison:
     def mine(self, name): # our scores for a data set, and of what
         made = self.scores.protocol.str.startswith('truth')
         d = self.scores[(self.scores.sensor==name) & ~made]
-        if len(d): return d, f'{d.scene.nunique()} {name} scenes here'
+        if len(d): return d, f'{reporting.counted(d.scene.nunique(), f"{name} scene")} here'
         d = self.scores[(self.scores.sensor==name) & made]
-        if len(d): return d, f'{d.scene.nunique()} made-up {name} scenes here'
+        if len(d): return d, f'{reporting.counted(d.scene.nunique(), f"made-up {name} scene")} here'
         return self.scores[:0], ''
 
     def others(self): # of satellites that the paper does not have
@@ -159,7 +159,7 @@ def conclusion(
         d,what = c.mine(n)
         if metric not in b or not len(d): continue
         tau,here = agreement(b[[metric]], d),means(d)[metric].reindex(b.index).dropna().rename(metric)
-        if len(tau): order.append('{tau:.2f} [{low:.2f}, {high:.2f}] for {methods:.0f} methods'.format(**tau.loc[metric])+f' on {what}')
+        if len(tau): order.append(('{tau:.2f} [{low:.2f}, {high:.2f}]' if tau.scenes[metric]>1 else '{tau:.2f}').format(**tau.loc[metric])+f' for {tau.methods[metric]:.0f} methods on {what}')
         if c.ref in here: places.append(f'{_place(b[metric].dropna(), c.ref)} in the paper and {_place(here, c.ref)} on {what}')
     out = f"Kendall's tau between the paper's order by {metric} and ours (1: the same, 0: unrelated) is {'; '.join(order)}."
     if not order: out = f'Fewer than three methods of this table have {metric} here, so the two orders cannot be compared.'
