@@ -457,27 +457,31 @@ _none = re.compile(r'(?P<scene>.+?): (?P<why>no weights for [^:]+): (?P<who>.+)'
 def left_out(
     messages # warnings of `scoring.score`
 )->dict:     # kind -> items
-    "What could not run on which scene, a line for each reason; other warnings as they are."
-    out = {}
+    "What could not run on which scene, an item for each reason and scene; other warnings as they are."
+    gone,other = {},[]
     for line in map(str, messages):
         if not (m := _left.match(line) or _none.match(line)):
-            out.setdefault('Warnings', []).append(line)
+            other.append(line)
             continue
         why = m['why'].removeprefix(f'{m["who"]} ').removeprefix('has ').partition(': ')[0]
-        out.setdefault(f'Left out, {why}', []).append(f'{m["who"]} ({m["scene"]})')
-    return out
+        gone.setdefault(f'{m["scene"]}, {why}', []).append(m['who'])
+    out = {'Left out': [f'{", ".join(who)} on {at}' for at,who in gone.items()], 'Warnings': other}
+    return {k: v for k,v in out.items() if v}
 
 # %% ../nbs/reporting.ipynb #43845d01
 _style = '''
 .board {border-collapse: collapse; font-size: 12px; font-variant-numeric: tabular-nums}
-.board {white-space: nowrap; display: table; margin: 0}
+.board {white-space: nowrap; display: table; margin: 0; width: max-content}
 .board th, .board td {padding: .2em .5em; text-align: right; vertical-align: top}
 .board th, .board td {border: 0; border-bottom: 1px solid #8883}
 .board thead th {border-bottom: 2px solid #888; vertical-align: bottom}
 .board :is(th, td):first-child {text-align: left; position: sticky; left: 0}
 .board :is(th, td):first-child {background: var(--pst-color-background, #fff)}
 .board :is(th, td):has(span) {text-align: left; white-space: normal}
-.board td:has(span) {min-width: 6em; max-width: 32em}
+.board td:has(span) {min-width: 4em; max-width: 24em}
+.board thead th {position: sticky; top: 0; z-index: 1}
+.board thead th {background: var(--pst-color-background, #fff)}
+.board thead th:first-child {z-index: 2}
 .board th[aria-sort]::after {content: " \\2191"}
 .board th[aria-sort=descending]::after {content: " \\2193"}
 .board th.sorts {cursor: pointer}
@@ -561,9 +565,9 @@ body {margin: 2em auto; padding: 0 1em} pre {font-size: 12px; overflow-x: auto}<
 <p class="lead">{{ lead }}</p>
 {% for title, table in made.items() %}<h2>{{ title }}</h2><div class="wide">{{ table }}</div>
 {% endfor %}{% if notes %}<h2>Notes</h2>
-{% for kind, said in notes.items() %}{% if said|length>8 %}<details class="small">
-<summary>{{ kind }} ({{ said|length }})</summary><p>{{ said|join('; ') }}</p></details>{% else %}
-<p class="small">{{ kind }}{% if said %}: {{ said|join(', ') }}{% endif %}</p>
+{% for head, text, folded in notes %}{% if folded %}<details class="small">
+<summary>{{ head }}</summary><p>{{ text }}</p></details>{% else %}
+<p class="small">{{ head }}{% if text %}: {{ text }}{% endif %}</p>
 {% endif %}{% endfor %}{% endif %}
 <h2>Provenance</h2>
 <details class="small"><summary>parameters, versions, commit, data</summary>
@@ -670,19 +674,25 @@ def _ways(folder, name, ext): # from a report to its paper, its notebook and the
     way += [('how it was made', f'{nbs}/{Path(folder).name}/{name}.ipynb')]
     return way + [('scorecard of all claims', f'../tables/scorecard.{ext}')]*(name!='scorecard')
 
-def _md_note(kind, items):
-    k,said = literal(kind, 'md'),[literal(i, 'md') for i in items]
-    if len(said)<=8: return f'{k}: {", ".join(said)}' if said else k
-    return f'<details><summary>{k} ({len(said)})</summary>\n\n{"; ".join(said)}\n\n</details>'
+def _folded(notes): # (kind, text, is it folded?)
+    each = [(k, '; '.join(v) if any(', ' in i for i in v) else ', '.join(v), len(v)) for k,v in notes.items()]
+    return [(f'{k} ({n})' if len(t)>300 and not k[:1].isdigit() else k, t, len(t)>300) for k,t,n in each]
+
+def _md_note(kind, said, folded):
+    k,t = literal(kind, 'md'),literal(said, 'md')
+    return f'<details><summary>{k}</summary>\n\n{t}\n\n</details>' if folded else f'{k}: {t}' if t else k
 
 # %% ../nbs/reporting.ipynb #5107e290
+def _kept(tables): # those that a later run can read
+    return {t: json.loads(f.to_json(orient='split')) for t,f in tables.items() if f.columns.nlevels==f.index.nlevels==1}
+
 def _still(f): return base64.b64decode(f) if isinstance(f, str) else f._repr_jpeg_()
 
 def _md_page(folder, name, head, figures, shots, sections, notes): # the page in Markdown
     drawn = [f'![{literal(c, "md")}]({s})\n\n{literal(c, "md")}' for c,s in zip(figures, shots)]
     ways = ' | '.join(f'[{literal(t, "md")}]({to})' for t,to in _ways(folder, name, 'md'))
     title,conclusion,banner,lead = (literal(t, 'md') for t in head)
-    below = [_md_note(*n) for n in notes.items()]
+    below = [_md_note(*n) for n in _folded(notes)]
     top = [f'# {title}', ways, *[banner]*bool(banner), f'**{conclusion}**', *drawn, lead]
     return '\n\n'.join([*top, *sections, *['## Notes']*bool(notes), *below])+'\n'
 
@@ -712,10 +722,10 @@ def save(
     each = {t: _plain(f, 'md') for t,f in tables.items()} or {t: to_md(*b) for t,b in of_kind}
     first = next(iter(tables.values()), None)
     tex = to_tex(*of_kind[0][1]) if first is None else _plain(first, 'tex')
-    keep = {t: json.loads(f.to_json(orient='split')) for t,f in tables.items() if f.columns.nlevels==f.index.nlevels==1} if scores is not None else {}
-    about = json.dumps(prov | dict(said=said, conclusion=conclusion, banner=banner, notes=notes, figures=list(figures)) | (dict(tables=keep) if keep else {}), indent=1)
+    words = dict(said=said, conclusion=conclusion, banner=banner, notes=notes, figures=list(figures))
+    about = json.dumps(prov | words | dict(tables={} if none else _kept(tables)), indent=1)
     made = {t: Markup(_plain(f, 'html')) for t,f in tables.items()} | {t: Markup(to_html(*b)) for t,b in bs.items()}
-    page = _page.render(title=title, lead=said, banner=banner, conclusion=conclusion, figures=figures, made=made, notes=notes,
+    page = _page.render(title=title, lead=said, banner=banner, conclusion=conclusion, figures=figures, made=made, notes=_folded(notes),
         provenance=json.dumps(prov, indent=1), ways=_ways(folder, name, 'html'), style=Markup(_style), script=Markup(_script))
     shots = {f'{name}-{i}.jpg': _still(f) for i,f in enumerate(figures.values(), 1)}
     sections = [f'## {literal(t, "md")}\n\n{m}' for t,m in each.items()]
@@ -742,6 +752,9 @@ class Committed:
         self.origin = about.get('scores_of') or {k: about[k] for k in ('commit', 'date', 'parameters', 'profile', 'wall_seconds')}
         self.captions = about['figures']
         self.tables = {t: pd.DataFrame(**f) for t,f in about.get('tables', {}).items()}
+
+    @property
+    def more(self)->dict: return dict(scores_of=self.origin)
 
     @property
     def scores(self)->pd.DataFrame: return pd.read_csv(self.at/f'{self.name}.csv')

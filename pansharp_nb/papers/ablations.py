@@ -239,7 +239,7 @@ def found(
     was = Committed(study, profile)
     d,today = was.scores, said(study, was.scores, profile, steps)
     other = {} if today==was.said else {'An earlier setting; a run of today would be': [today.partition('; seeds')[0]]}
-    return d, was.said, other, dict(scores_of=was.origin)
+    return d, was.said, other, was.more
 
 # %% ../../nbs/papers/ablations.ipynb #8532e010
 def summary(scores:pd.DataFrame)->pd.DataFrame: # variant x metric; text `mean ± standard deviation over seeds`

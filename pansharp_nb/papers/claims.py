@@ -155,7 +155,7 @@ def _tested(test, studies): # words a metric, the deciding comparison, a note
     over,scores = [o for o in test['over'] if o not in gone],_scores(test, studies)
     if scores is None: return {}, None, 'not run'
     d,lost = compared(scores, test['a'], over, test['metrics'], test.get('lead', 0.), test.get('by'))
-    if not len(d): return {}, None, f"fewer than three scenes of {', '.join(test.get('sensors', ['any sensor']))} with {test['a']} and {', '.join(lost)}"
+    if not len(d): return {}, None, f"fewer than three scenes of {', '.join(test.get('sensors', ['any sensor']))} with {test['a'] if isinstance(test['a'], str) else ', '.join(test['a'])} and {', '.join(lost)}"
     faults = {m: effects.floor_fault(scores, test['a'], over, m, boards.flat()) for m in test['metrics']}
     words = {m: 'not trained far enough' if faults[m] else metric_word(g, test.get('within')) for m,g in d.groupby('metric', sort=False)}
     if lost: words = {m: 'not trained far enough' if w=='confirmed' else w for m,w in words.items()}
