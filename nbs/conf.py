@@ -1,5 +1,6 @@
 "Sphinx site of the notebooks: `make site`."
-import json, shutil, subprocess, sys, tempfile, tomllib
+import json, re, shutil, subprocess, sys, tempfile, tomllib
+from html import unescape
 from pathlib import Path
 
 root = Path(__file__).parents[1]
@@ -48,22 +49,34 @@ def _mathjax():
 globals().update(_mathjax())
 
 reports = root/'reports'
-extra = Path(tempfile.mkdtemp())
-html_extra_path = [str(extra)]
-for f in (f for k in ('tables', 'figures') for f in (reports/k).glob('*.html')):
-    (extra/'pages'/f.parent.name).mkdir(parents=True, exist_ok=True)
-    shutil.copy(f, extra/'pages'/f.parent.name)
+
+def _report(html, kind):
+    "The body of a report as notebook cells: what it shows stand-alone, with headings that the site knows."
+    style = re.findall(r'<style>(.*?)</style>', html, re.S)[1]
+    main = re.search(r'<main>(.*)</main>', html, re.S)[1]
+    main = re.sub(r'\.\./\.\./nbs/(\w+)/(\w+)\.ipynb', r'../\1/\2.html', main)
+    first,*rest = re.split(r'<h2>(.*?)</h2>', main)
+    def cell(s): return dict(cell_type='markdown', metadata={}, source=s)
+    def raw(s): return cell(f'````{{raw}} html\n{s.strip()}\n````')
+    out = [raw(f'<style>{style}</style>{first}')]
+    for title,body in zip(rest[::2], rest[1::2]): out += [cell(f'## {unescape(title)}'), raw(body)]
+    return [*out, raw(html[html.rindex('<script>'):].replace('</html>', ''))]
 
 def _executed(app, docname, source):
-    "A report's notebook is committed empty: show its last run, and say which it was."
+    "A report's notebook is committed empty: show the report of its last run, and its code folded below."
     kind,_,name = docname.rpartition('/')
-    nb,about = (reports/kind/f'{name}.{e}' for e in ('ipynb', 'json'))
-    if kind not in ('tables', 'figures') or not nb.exists() or not about.exists(): return
-    d,p = json.loads(nb.read_text('utf-8')),json.loads(about.read_text('utf-8'))
+    page,about = (reports/kind/f'{name}.{e}' for e in ('html', 'json'))
+    if kind not in ('tables', 'figures') or not page.exists() or not about.exists(): return
+    d,p = json.loads(source[0]),json.loads(about.read_text('utf-8'))
+    first = next(i for i,c in enumerate(d['cells']) if c['cell_type']=='code')
+    for c in d['cells'][first:]:
+        if c['cell_type']=='code': c['metadata']['tags'] = ['hide-input']
     commit = (p['commit'] or 'unknown')[:8]
-    link = f'<a href="../pages/{kind}/{name}.html">numbers and boards</a>'
-    said = f"`pansharp-nb run {name}` | profile {p['profile']} | {p.get('device', 'cpu')} | commit `{commit}` | {link}"
-    d['cells'].insert(1, dict(cell_type='markdown', id='this-run', metadata={}, source=[f':::{{admonition}} This run\n{said}\n:::']))
+    run = f"\n\nProfile {p['profile']}, {p.get('device', 'cpu')}, commit `{commit}`, {p['date']}."
+    if (of := p.get('scores_of')): run += f" The scores are those of commit `{of['commit'][:8]}`, {of['date']}."
+    made = dict(cell_type='markdown', metadata={}, source=f'## How it was made{run}')
+    d['cells'][first:first] = [*_report(page.read_text('utf-8'), kind), made]
+    for i,c in enumerate(d['cells']): c['id'] = f'c{i}'
     source[0] = json.dumps(d)
 
 def _clean(app, docname, source):

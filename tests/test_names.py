@@ -8,7 +8,7 @@ from pansharp_nb.data.synthetic import made_up
 mark = '<img src=x onerror=alert(1)>'
 odd = [mark, '"><script>alert(1)</script>', "' onload='x", '</pre></details><script>', '&lt;b&gt;', 'a|b', 'c\\d',
     '$x^2_', '50 % & #1 ~ {y}', 'one\ntwo', '[go](javascript:alert(1))', '{{ 7*7 }}', '\x1b[31m\u202e']
-places = 'method scene sensor metric title banner said note caption heading column index cell parameter'.split()
+places = 'method scene sensor metric title banner said conclusion note caption heading column index cell parameter'.split()
 
 def frame(names): # scores of two scenes, ever worse
     same = dict(protocol='reduced', seed=0, profile='user', weights='-')
@@ -29,18 +29,18 @@ class Tags(HTMLParser):
 def harmless(tmp_path_factory):
     "Does a page hold no tag and no attribute that a page of plain names has not?"
     d,words = tmp_path_factory.mktemp('plain'),pd.DataFrame(dict(w=['words']))
-    page = reporting.save(d, 'p', 'T', frame(['a', 'b']), {}, {'c': 'AAAA'}, ['n'], 'b', {'t': words})
+    page = reporting.save(d, 'p', 'T', frame(['a', 'b']), {}, 'C.', {'c': 'AAAA'}, {'n': ['i']}, 'b', {'t': words})
     known = Tags(page.read_text('utf-8')).seen | {f'th {k}' for k in ('rowspan', 'valign', 'colspan', 'halign')}
     return lambda page: Tags(page.read_text('utf-8')).seen<=known
 
 def put(name, where): # what `save` is given, with the name in one place
-    kw = dict(title='T', scores=frame(['EXP', 'GSA']), prov=dict(a=1))
+    kw = dict(title='T', scores=frame(['EXP', 'GSA']), prov=dict(a=1), conclusion='C.')
     if where in ('method', 'scene', 'sensor', 'metric'):
         kw['scores'] = kw['scores'].replace({where: {'EXP': name, 'QB': name, 'PSNR': name}})
-    elif where=='note': kw['notes'] = [name]
+    elif where=='note': kw['notes'] = {name: [name]}
     elif where=='caption': kw['figures'] = {name: 'AAAA'}
     elif where=='parameter': kw['prov'] = {name: name}
-    elif where in ('title', 'banner', 'said'): kw[where] = name
+    elif where in ('title', 'banner', 'said', 'conclusion'): kw[where] = name
     else:
         n = {k: name if k==where else k for k in ('heading', 'column', 'index', 'cell')}
         rows = pd.Index([n['index'], 'j'], name=n['index'])
@@ -67,13 +67,13 @@ def test_two_axes_of_names(tmp_path, harmless):
     two = pd.MultiIndex.from_product([[mark, 'b'], ['x|y', 'z']], names=[f'{mark}2', 'n'])
     f = pd.DataFrame(np.arange(4.), two, [mark]).assign(word=[mark, None, 'c\\d', 'e'])
     for t in (f, f.T, f[['word']]):
-        page = reporting.save(tmp_path, 'p', 'T', None, {}, tables={'t': t}, said='s')
+        page = reporting.save(tmp_path, 'p', 'T', None, {}, 'C.', tables={'t': t}, said='s')
         assert harmless(page) and mark not in page.with_suffix('.md').read_text('utf-8')
         assert r'c\textbackslash{}d' in page.with_suffix('.tex').read_text('utf-8')
 
 def test_an_empty_table(tmp_path, harmless):
     for f in (pd.DataFrame(columns=['a', 'b']), pd.DataFrame(index=['a'])):
-        assert harmless(reporting.save(tmp_path, 'p', 'T', None, {}, tables={'t': f}, said='s'))
+        assert harmless(reporting.save(tmp_path, 'p', 'T', None, {}, 'C.', tables={'t': f}, said='s'))
 
 def test_best_and_second_are_still_marked():
     text,rank = reporting.leaderboard(frame([mark, 'b|c', 'd']))
@@ -93,10 +93,10 @@ def test_a_scene_with_markup_in_every_attribute(tmp_path, harmless):
     ds = made_up('QB', size=64).assign_attrs(name=mark, licence=mark, notes=mark, source=mark)
     scores = score(ds, methods='EXP,GSA')
     cap,fig = reporting.best_of_families(ds, scores, 'reduced')
-    words = reporting.broken(scores), reporting.banner(scores, [ds])
-    assert harmless(reporting.save(tmp_path, 'p', 'T', scores, {}, {cap: reporting.jpeg(fig)}, *words)) and mark in cap
+    words = {mark: reporting.broken(scores)},reporting.banner(scores, [ds])
+    assert harmless(reporting.save(tmp_path, 'p', 'T', scores, {}, mark, {cap: reporting.jpeg(fig)}, *words)) and mark in cap
 
 def test_words_that_are_no_utf8(tmp_path):
     "A file name of undecodable bytes does not break a report after its work."
     scores = frame(['a\udcff', 'b'])
-    assert '\\udcff' in reporting.save(tmp_path, 'p', 'T', scores, {}).with_suffix('.csv').read_text('utf-8')
+    assert '\\udcff' in reporting.save(tmp_path, 'p', 'T', scores, {}, 'C.').with_suffix('.csv').read_text('utf-8')
