@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['higher', 'digits', 'ruled', 'leaderboard', 'plain', 'literal', 'to_md', 'to_tex', 'to_html', 'boards', 'leaders',
            'broken', 'stretch', 'rgb', 'strip', 'rgb_bands', 'Swipe', 'swipe', 'best_of_families', 'is_free', 'seen',
-           'diagram', 'provenance', 'lead', 'banner', 'unlike', 'counted', 'missing', 'left_out', 'jpeg', 'Pictures',
+           'diagram', 'provenance', 'lead', 'banner', 'unlike', 'plural', 'missing', 'left_out', 'jpeg', 'Pictures',
            'chip', 'link', 'number', 'save', 'Committed']
 
 # %% ../nbs/reporting.ipynb #2348c85d
@@ -436,7 +436,7 @@ def unlike(scores:pd.DataFrame)->str:
     return f"{run}Other scenes and other trainings than the paper's: compare orders, not values."
 
 # %% ../nbs/reporting.ipynb #6331f031
-def counted(
+def plural(
     n:int, what:str # how many of what, in the singular
 )->str:
     "`1 scene`, `2 scenes`."
@@ -450,7 +450,7 @@ def missing(
     for m,w in why.items():
         w = plain(w).removeprefix(f'{m} ').removeprefix('has ').partition(': `')[0]
         out.setdefault(w, []).append(m)
-    return {f'{counted(len(ms), "method")} missing, {w}': ms for w,ms in out.items()}
+    return {f'{plural(len(ms), "method")} missing, {w}': ms for w,ms in out.items()}
 
 _left = re.compile(r'(?P<scene>.+?): (?P<who>.+?) left out: (?P<why>.+)')
 _none = re.compile(r'(?P<scene>.+?): (?P<why>no weights for [^:]+): (?P<who>.+)')
@@ -490,8 +490,6 @@ _style = '''
 .conclusion {font-size: 1.15em; border-left: 4px solid #2c7a2c; padding: .1em 1em}
 .banner {background: #e0a80026; border-left: 4px solid #e0a800; padding: .6em 1em}
 .lead, .small, figcaption {opacity: .8; font-size: 13px}
-.chip {border-radius: 1em; padding: .1em .6em; color: #fff; font-weight: 600}
-.chip {white-space: nowrap; font-size: 11px}
 .find {display: flex; flex-wrap: wrap; gap: .5em; margin: .5em 0; font-size: 13px}
 figure {margin: 1em 0} figure img {max-width: 100%}
 '''
@@ -600,7 +598,8 @@ def chip(
     text:str, color:str # a word; of CSS
 )->Markup:
     "A word on a coloured ground."
-    return Markup('<b class="chip" style="background: {}">{}</b>').format(color, plain(text))
+    look = 'border-radius: 1em; padding: .1em .6em; color: #fff; font-weight: 600; white-space: nowrap; font-size: 11px'
+    return Markup('<b style="background: {}; {}">{}</b>').format(color, look, plain(text))
 
 def link(
     text:str, to:str # what is shown; a path as seen from the report

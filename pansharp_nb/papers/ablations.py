@@ -19,7 +19,7 @@ from ..models.networks import WithText, as_method
 from .boards import folds, four
 from .effects import effect, lower
 from .reported import metrics, reported
-from ..reporting import Committed, counted, number
+from ..reporting import Committed, number, plural
 from ..recipes import Recipe, recipe
 from ..prompts import text_vectors
 from ..writing import write
@@ -229,8 +229,10 @@ def _marks(pairs): # EXP and GSA on the same scenes
 
 # %% ../../nbs/papers/ablations.ipynb #35698f18
 def found(
-    study:str, profile:str='quick', scenes:str='auto', seeds:str='0,1,2', steps:int=0,
-    device='cpu', take:str='new' # as in `run`; `new`, or `committed`: those in the reports
+    study:str, profile:str='quick', # as in `run`
+    scenes:str='auto', seeds:str='0,1,2', # as in `run`; separated by commas
+    steps:int=0, device='cpu', # as in `run`
+    take:str='new' # `new`, or `committed`: what the reports hold
 )->tuple:                        # scores, what was run, notes, more for `reporting.provenance`
     "What a report of a study shows; `ValueError` where nothing is committed."
     if take=='new':
@@ -301,7 +303,7 @@ def conclusion(
     mine,base = d[~d.method.isin(['EXP', 'GSA'])],d[d.method=='EXP']
     per = mine.groupby(['method', 'seed'], sort=False).value.mean().groupby('method', sort=False).mean()
     best,e = per.sort_values(ascending=metric in lower).index[0],effects(mine, ref, metric)
-    size = f'{counted(mine.seed.nunique(), "training")} of each, {counted(mine.scene.nunique(), "scene")}'
+    size = f'{plural(mine.seed.nunique(), "training")} of each, {plural(mine.scene.nunique(), "scene")}'
     out = f'"{best}" has the best {metric} of {len(per)} variants, {number(per[best])} ({size}).'
     if best!=ref: out = f'{out[:-1]}; "{ref}", with which all are compared, has {number(per[ref])}.'
     sure = {'worse': e.index[e.high<0], 'better': e.index[e.low>0], '': e.index[(e.low<=0) & (e.high>=0)]}
@@ -310,7 +312,7 @@ def conclusion(
     out += f' {"; ".join(words)[:1].upper()}{"; ".join(words)[1:]}.'
     if not len(base): return out
     below = [m for m,v in per.items() if (v-base.value.mean())*(-1 if metric in lower else 1)<0]
-    low = f'{counted(len(below), "variant")} of {len(per)} below it' if below else 'all variants above it'
+    low = f'{plural(len(below), "variant")} of {len(per)} below it' if below else 'all variants above it'
     return f'{out} Interpolation has {number(base.value.mean())}, {low}.'
 
 # %% ../../nbs/papers/ablations.ipynb #d5c39525

@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['own', 'method_aliases', 'metrics', 'metric_meanings', 'factor', 'reported', 'reported_recipes', 'datasets', 'board',
-           'means', 'paper_and_ours', 'ruled', 'agreement']
+           'means', 'paper_and_ours', 'ruled_means', 'agreement']
 
 # %% ../../nbs/papers/reported.ipynb #9eacbde2
 import math, pandas as pd, torch
 from functools import cache
 from .. import settings
+from ..reporting import ruled
 
 # %% ../../nbs/papers/reported.ipynb #5046baed
 def _read(name):
@@ -88,13 +89,13 @@ def paper_and_ours(
         if delta: out[m, 'ours - paper'] = ours[m].reindex(paper.index)-paper[m]
     return pd.DataFrame(out | {('scenes', 'n'): n.reindex(paper.index)}, index=paper.index)
 
-def ruled(scores:pd.DataFrame)->list: # tidy
-    "Where one scene rules a mean: half of it or more goes without that scene."
+def ruled_means(scores:pd.DataFrame)->list: # tidy
+    "Which means one scene rules, and what the median is."
     t = scores.groupby(['method', 'metric', 'scene']).value.mean().unstack('scene')
     lines = []
     for (m,k),v in t.iterrows():
         v = v.dropna()
-        if len(v)>2 and abs(v.mean()-v.drop(v.abs().idxmax()).mean())>.5*abs(v.mean()): lines.append(f'{m}: {v.abs().idxmax()} rules its mean {k} of {v.mean():.4g}; the median is {v.median():.4g}')
+        if ruled(v): lines.append(f'{m}: {v.abs().idxmax()} rules its mean {k} of {v.mean():.4g}; the median is {v.median():.4g}')
     return lines
 
 # %% ../../nbs/papers/reported.ipynb #1d9a89c3
