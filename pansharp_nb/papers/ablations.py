@@ -296,7 +296,7 @@ def _each(names): return ', '.join(f'"{n}"' for n in names)
 
 def conclusion(
     scores:pd.DataFrame, ref:str, # what `run` gave; the variant that others are compared with
-    metric:str='PSNR'
+    metric:str='PSNR' # that the sentences are about
 )->str:
     "What a study found, in sentences made of its numbers."
     d = scores[scores.metric==metric]
