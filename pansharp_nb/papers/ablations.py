@@ -306,6 +306,7 @@ def conclusion(
     size = f'{plural(mine.seed.nunique(), "training")} of each, {plural(mine.scene.nunique(), "scene")}'
     out = f'"{best}" has the best {metric} of {len(per)} variants, {number(per[best])} ({size}).'
     if best!=ref: out = f'{out[:-1]}; "{ref}", with which all are compared, has {number(per[ref])}.'
+    e = e.reindex(columns=['low', 'high']) # of one training on one scene there is no interval
     sure = {'worse': e.index[e.high<0], 'better': e.index[e.low>0], '': e.index[(e.low<=0) & (e.high>=0)]}
     words = [f'{k} than "{ref}" (95 % interval without zero): {_each(ix)}' for k,ix in sure.items() if k and len(ix)]
     words += [f'not told apart from it at this size: {_each(sure[""])}'] if len(sure['']) else []
