@@ -310,7 +310,7 @@ def conclusion(
     sure = {'worse': e.index[e.high<0], 'better': e.index[e.low>0], '': e.index[(e.low<=0) & (e.high>=0)]}
     words = [f'{k} than "{ref}" (95 % interval without zero): {_each(ix)}' for k,ix in sure.items() if k and len(ix)]
     words += [f'not told apart from it at this size: {_each(sure[""])}'] if len(sure['']) else []
-    out += f' {"; ".join(words)[:1].upper()}{"; ".join(words)[1:]}.'
+    if said_so := '; '.join(words): out += f' {said_so[0].upper()}{said_so[1:]}.'
     if not len(base): return out
     below = [m for m,v in per.items() if (v-base.value.mean())*(-1 if metric in lower else 1)<0]
     low = f'{plural(len(below), "variant")} of {len(per)} below it' if below else 'all variants above it'
