@@ -71,12 +71,12 @@ def _up(n, r): return -(-n//r)*r
 def _rim(k, r): return _up(11*(r-1)+r+k*max(1, r//4), r)
 
 def plan(
-    method:str,   # as in `pansharp-nb methods`, any case
+    method:str,   # as in `pansharp-nb methods`, any case; `auto` is `preferred`
     bands:int=4,
     ratio:int=4
 )->Plan:
     "What a method needs; raises `ValueError` if it cannot fuse such a scene."
-    m = _known(method)
+    m = _known(preferred() if method=='auto' else method)
     if m not in _classical: return _net_plan(m, bands, ratio)
     if m in _fitted: return _fitted_plan(m, ratio)
     if ratio not in (2, 4, 8, 16): raise ValueError(f'ratio {ratio}: classical methods double; take a network that has learned it, or gdalwarp MS')

@@ -86,7 +86,8 @@ def test_any_scene(tmp_path):
     ms = np.stack([pan.reshape(96, 3, 96, 3).mean((1, 3))*k for k in (.5, .8, 1, 1.2, 2)])
     pair = tif(tmp_path/'p.tif', pan[None].astype('uint16'), 1.),tif(tmp_path/'m.tif', ms.astype('uint16'), 3.)
     assert fusing.preferred()=='AnyPan' and fusing.plan('AnyPan', 5, 3).kind=='frozen'
-    x = read(fuse(*pair, tmp_path/'o.tif', fusing.preferred())).astype(float)
+    x = read(fuse(*pair, tmp_path/'o.tif')).astype(float)
+    assert fusing.prepare(*pair).job.plan.method=='AnyPan'
     assert x.shape==(5, 288, 288) and abs(x[2]-pan).mean()<abs(np.kron(ms[2], np.ones((3, 3)))-pan).mean()
 
 def test_the_door(pair, tmp_path):
