@@ -352,13 +352,13 @@ class Output:
     range:tuple  # least and largest number
 
 def _as_numbers(x, valid, q): # (C, h, w) float, overwritten: array, and how many were clipped
-    x = x.double() if np.dtype(q.dtype).itemsize==4 and q.dtype!='float32' else x
-    if q.dtype!='float32': x = x.add_(.5).floor_()
-    (lo,hi),(least,most),out = q.range,x.aminmax(),0
-    if not (least>=lo and most<=hi): # seldom
+    n = int(q.dtype!='float32')
+    if n: x = (x.double() if np.dtype(q.dtype).itemsize==4 else x).add_(.5).floor_()
+    (lo,hi),least,most,out = q.range,x.amin(),x.amax(),0 # `aminmax` is slow on a view
+    if not (least>=lo and most<=hi):
         odd = ((x<lo) | (x>hi)).numpy()
-        out = int(odd.sum() if valid is None else odd[:, valid].sum())
-        x = x.clamp_(lo, hi)
+        out = int(np.count_nonzero(odd if valid is None else odd & valid))
+        x = x.clamp_(lo+n*(lo==q.nodata), hi) # and off the nodata value
     x = x.numpy().astype(q.dtype, copy=False)
     if q.nodata is None: return x, out
     if not (least>q.nodata or most<q.nodata): x[x==q.nodata] = q.nodata+1 if q.nodata<hi else q.nodata-1
