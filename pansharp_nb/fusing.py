@@ -352,13 +352,13 @@ class Output:
     range:tuple  # least and largest number
 
 def _as_numbers(x, valid, q): # (C, h, w) float, overwritten: array, and how many were clipped
-    x = x.double() if np.dtype(q.dtype).itemsize==4 and q.dtype!='float32' else x
-    if q.dtype!='float32': x = x.add_(.5).floor_()
-    (lo,hi),(least,most),out = q.range,x.aminmax(),0
-    if not (least>=lo and most<=hi): # seldom
+    n = int(q.dtype!='float32')
+    if n: x = (x.double() if np.dtype(q.dtype).itemsize==4 else x).add_(.5).floor_()
+    (lo,hi),least,most,out = q.range,x.amin(),x.amax(),0 # `aminmax` is slow on a view
+    if not (least>=lo and most<=hi):
         odd = ((x<lo) | (x>hi)).numpy()
-        out = int(odd.sum() if valid is None else odd[:, valid].sum())
-        x = x.clamp_(lo, hi)
+        out = int(np.count_nonzero(odd if valid is None else odd & valid))
+        x = x.clamp_(lo+n*(lo==q.nodata), hi) # and off the nodata value
     x = x.numpy().astype(q.dtype, copy=False)
     if q.nodata is None: return x, out
     if not (least>q.nodata or most<q.nodata): x[x==q.nodata] = q.nodata+1 if q.nodata<hi else q.nodata-1
@@ -642,6 +642,11 @@ def _enough(w):
         if isinstance(e, RuntimeError) and 'memory' not in str(e): raise
         raise RuntimeError(f'out of memory with tiles of {w.job.plan.tile} px: --tile {max(64, w.job.plan.tile//128*64)}, or --jobs 1') from None
 
+@contextmanager
+def _on_disk(out):
+    try: yield
+    except rasterio.errors.RasterioError as e: raise OSError(f'cannot write {out} ({e.__cause__ or e}): make room, or choose another folder') from None
+
 def _about(w, command):
     o,p = w.job.s.o,w.job.plan
     label = '-' if p.method in _classical else _weights().label(p.method, o.C, o.r, w.job.sensor)
@@ -673,7 +678,7 @@ def fuse(
     w = whole_scene or prepare(pan, ms, method, **how)
     _room(w, out, cog)
     net = w.job.plan.method not in _classical
-    with _enough(w), _runner(executor, w.jobs, progress, net) as run, whole(out) as part:
+    with _enough(w), _on_disk(out), _runner(executor, w.jobs, progress, net) as run, whole(out) as part:
         found = known(w, run) if stats is None else stats
         if w.job.s.o.placed: _compare(w.job)
         p = _profile(w.job.s.o, w.q, w.at, w.hw, w.job.plan.tile, creation or {})
@@ -681,19 +686,35 @@ def fuse(
             _describe(dst, w.job.s.o, w.q, w.at, _about(w, command))
             _write(dst, w, found, run)
         _finish(part, cog, overviews)
+        _complete(part, overviews and not cog)
     return out
 
 # %% ../nbs/fusing.ipynb #674aceb5
+def _levels(f): return [2**k for k in range(1, 12) if max(f.shape)>>k>=256]
+
 def _finish(part, cog, overviews):
     if overviews and not cog:
         with rasterio.Env(GDAL_CACHEMAX=64), rasterio.open(part, 'r+') as f:
-            f.build_overviews([2**k for k in range(1, 12) if max(f.shape)>>k>=256], rasterio.enums.Resampling.average)
+            f.build_overviews(_levels(f), rasterio.enums.Resampling.average)
     if not cog: return
     copy = part.with_name(part.name+'.cog')
     try:
         with rasterio.Env(GDAL_CACHEMAX=64): rasterio.shutil.copy(part, copy, driver='COG', compress='deflate', level=1, predictor='yes', bigtiff='if_safer', overview_resampling='average')
         os.replace(copy, part)
+    except SystemError as e: raise OSError(f'no room for a COG and its source in {part.parent}: make room, or choose another folder') from e
     finally: copy.unlink(missing_ok=True)
+
+# %% ../nbs/fusing.ipynb #d68d849e
+def _complete(path, overviews): # raises `OSError` where a block is missing, or a smaller copy
+    n = os.path.getsize(path)
+    with rasterio.open(path) as f:
+        full = 'the disk is full, or the file may not grow: make room, or choose another folder'
+        if overviews and len(f.overviews(1))<len(_levels(f)): raise OSError(full)
+        sizes = (None, 1),*enumerate(f.overviews(1))
+        grids = [(k, range(-(-f.height//s//f.block_shapes[0][0])), range(-(-f.width//s//f.block_shapes[0][1]))) for k,s in sizes]
+        for k,i,j in ((k, i, j) for k,rows,cols in grids for i in rows for j in cols):
+            at,size = (int(f.get_tag_item(f'BLOCK_{w}_{j}_{i}', 'TIFF', bidx=f.count, ovr=k) or 0) for w in ('OFFSET', 'SIZE'))
+            if at+size>n: raise OSError(full)
 
 # %% ../nbs/fusing.ipynb #fc00fb1f
 @contextmanager

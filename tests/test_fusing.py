@@ -1,11 +1,11 @@
 "Whole scenes in pieces: the same pixels however they are cut, at the right place, with holes, types and headers kept, and nothing half done."
-import signal, subprocess, sys, time, warnings
+import json, shutil, signal, subprocess, sys, time, warnings
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from multiprocessing import get_context
 import numpy as np, pytest, rasterio, torch
 from rasterio import Affine
-from pansharp_nb import fusing, scoring
+from pansharp_nb import fusing, scoring, weights
 from pansharp_nb.classical.steps import Seen
 from pansharp_nb.classical.injection import haze
 from pansharp_nb.cli import main
@@ -28,6 +28,15 @@ def tif(path, a, px=None, x=0, y=0, crs='EPSG:32633', **kw):
         warnings.simplefilter('ignore')
         f.write(a)
     return str(path)
+
+def by_rpc(path):
+    "Some camera model."
+    one = dict.fromkeys(('height_off', 'height_scale', 'lat_off', 'lat_scale', 'long_off', 'long_scale', 'line_scale', 'samp_scale'), 1.)
+    four = dict.fromkeys(('line_den_coeff', 'line_num_coeff', 'samp_den_coeff', 'samp_num_coeff'), [1.]*20)
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        with rasterio.open(path, 'r+') as f: f.rpcs = rasterio.rpc.RPC(line_off=100., samp_off=200., **one, **four)
+    return path
 
 def read(path):
     with rasterio.open(path) as f: return f.read()
@@ -64,6 +73,15 @@ def test_however_it_is_cut(pair, tmp_path, m):
 def test_other_processes(pair, tmp_path):
     with ProcessPoolExecutor(1, get_context('spawn')) as pool: a = read(fuse(*pair, tmp_path/'a.tif', 'GSA', executor=pool, tile=256))
     assert (a==read(fuse(*pair, tmp_path/'b.tif', 'GSA'))).all()
+
+def test_a_cluster(pair, tmp_path):
+    "Workers of dask are one more executor; on the command line they have an address."
+    distributed = pytest.importorskip('distributed')
+    with distributed.Client(n_workers=1, threads_per_worker=2, dashboard_address=None, silence_logs=50) as c:
+        a = read(fuse(*pair, tmp_path/'a.tif', 'MTF-GLP-HPM-R', executor=c.get_executor(pure=False), tile=256))
+        assert main(['fuse', '--method', 'MTF-GLP-HPM-R', '--scheduler', c.scheduler.address, *pair, str(tmp_path/'c.tif')])==0
+    b = read(fuse(*pair, tmp_path/'b.tif', 'MTF-GLP-HPM-R'))
+    assert (a==b).all() and (read(tmp_path/'c.tif')==b).all()
 
 def test_haze_is_the_quantile(pair):
     "Counted digit by digit, it is what sorting finds."
@@ -248,12 +266,21 @@ def test_killed(tmp_path, sig):
     assert p.returncode!=0 and not (tmp_path/'o.tif').exists() and 'Traceback' not in said
     assert bool(parts(tmp_path))==(sig==signal.SIGKILL)
 
+@pytest.mark.skipif(sys.platform=='win32', reason='no such limit here')
+@pytest.mark.parametrize('less,how', [(9, ()), (2, ()), (0, ()), (0, ('--cog',)), (0, ('--overviews',))])
+def test_a_full_disk(pair, tmp_path, less, how):
+    "A file that may not grow, in the middle or as it is closed: one line that says what to do, and nothing is left."
+    n = fuse(*pair, tmp_path/'a.tif', 'EXP', cog='--cog' in how, overviews='--overviews' in how, sensor='IKONOS').stat().st_size
+    limit = n-50-less*n//10
+    code = f'import resource, sys; from pansharp_nb.cli import main; resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit})); sys.exit(main())'
+    p = subprocess.run([sys.executable, '-c', code, 'fuse', '--method', 'EXP', '--quiet', *how, *pair, str(tmp_path/'o.tif')], capture_output=True, text=True)
+    assert p.returncode==1 and 'make room, or choose another folder' in p.stderr.splitlines()[-1] and 'Traceback' not in p.stderr, p.stderr
+    assert not (tmp_path/'o.tif').exists() and not parts(tmp_path)
+
 def test_headers(tmp_path):
     pan,ms,_ = town()
     P,M = tif(tmp_path/'p.tif', pan, .5),tif(tmp_path/'m.tif', ms, 2., 8.25, 4.25, nodata=0)
-    rpc = rasterio.rpc.RPC(height_off=1., height_scale=1., lat_off=1., lat_scale=1., line_den_coeff=[1.]*20, line_num_coeff=[1.]*20, line_off=100., line_scale=1.,
-        long_off=1., long_scale=1., samp_den_coeff=[1.]*20, samp_num_coeff=[1.]*20, samp_off=200., samp_scale=1.)
-    with rasterio.open(P, 'r+') as f: f.rpcs = rpc
+    by_rpc(P)
     with rasterio.open(M, 'r+') as f:
         f.descriptions,f.scales,f.offsets,f.units = ('blue', 'green', 'red', 'nir'),(.1, .2, .3, .4),(1, 2, 3, 4),('a', 'b', 'c', 'd')
         f.update_tags(2, STATISTICS_MEAN='7', mine='yes')
@@ -268,6 +295,10 @@ def test_headers(tmp_path):
     assert not list(tmp_path.glob('*.aux.xml'))
     x,y = read(out),read(fuse(P, M, tmp_path/'all.tif', 'Brovey', sensor='IKONOS'))
     assert (x==y[[2, 1, 0]]).all()
+    if shutil.which('gdalinfo'):
+        said = json.loads(subprocess.run(['gdalinfo', '-json', out], capture_output=True, check=True).stdout)
+        assert said['size']==[496, 504] and said['geoTransform'][0]==5e5+8 and [b['colorInterpretation'] for b in said['bands']][0]!='Alpha'
+        assert [b['description'] for b in said['bands']]==['red', 'green', 'blue'] and said['metadata']['']['owner']=='me' and 'RPC' in said['metadata']
     with rasterio.open(fuse(P, M, tmp_path/'c.tif', 'Brovey', cog=True, sensor='IKONOS')) as f: assert f.tags(ns='IMAGE_STRUCTURE')['LAYOUT']=='COG' and (f.read()==y).all()
 
 def test_bands_in_many_files(pair, tmp_path):
@@ -304,11 +335,30 @@ def test_wrong_calls(pair, tmp_path, capsys):
         (2, 'another grid', (P, M, m('g.tif', x=40), out)), (1, 'no valid pixel in common', ('--method', 'GSA', *empty, out)), (1, 'no valid pixel', ('--method', 'EXP', *empty, out)),
         (1, 'infinity at 1 pixels, first at row 5 column 7', ('--method', 'GSA', P, m('h.tif', holes, x=.5, y=.5), out)),
         (2, 'pass weights', ('--method', 'TV', '--sensor', 'QB', P, M, out)), (2, 'has no weights for 3 bands', ('--method', 'PreMix-B', P, m('3.tif', ms[:3]), out)),
+        (2, 'turned by 1.2 degrees', (P, m('t.tif', px=None, crs='EPSG:32633', transform=Affine.translation(5e5, 5e6)*Affine.rotation(-1.2)*Affine.scale(4, -4)), out)),
+        (2, 'georeferenced by RPC only and 512 x 512 is not 4 x 128 x 127: orthorectify both first', (by_rpc(tif(tmp_path/'w.tif', pan)), by_rpc(tif(tmp_path/'y.tif', ms[:, 1:])), out)),
         (2, 'no band', ('--bands', 'X', '--method', 'EXP', P, M, out)), (2, 'multiple of 64', ('--tile', '100', '--method', 'EXP', P, M, out)),
         (2, 'leaves the', ('--window', '0,0,600,9', '--method', 'EXP', P, M, out)), (2, 'auto, none or a number', ('--nodata', 'x', P, M, out))]
     for code,said,args in cases:
         got = lines(capsys, tmp_path, *args)
         assert got[0]==code and said in got[1], (args, got)
+
+def test_without_weights(pair, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(weights, 'has_weights', lambda *_: False)
+    code,said = lines(capsys, tmp_path, '--method', 'PNN', *pair, tmp_path/'o.tif')
+    assert code==2 and 'PNN has no trained weights here' in said
+
+def test_too_little_room(pair, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(fusing.shutil, 'disk_usage', lambda d: shutil._ntuple_diskusage(10**9, 10**9, 10**5))
+    code,said = lines(capsys, tmp_path, '--method', 'EXP', *pair, tmp_path/'o.tif')
+    assert code==1 and 'needs up to' in said and '0.0 GB are free' in said
+
+@pytest.mark.parametrize('e', [MemoryError(), RuntimeError('DefaultCPUAllocator: can\'t allocate memory: you tried to allocate 99 bytes')])
+def test_too_little_memory(pair, tmp_path, capsys, monkeypatch, e):
+    def none(*_): raise e
+    monkeypatch.setattr(fusing, '_apply', none)
+    code,said = lines(capsys, tmp_path, '--method', 'EXP', *pair, tmp_path/'o.tif')
+    assert code==1 and said.endswith('out of memory with tiles of 1024 px: --tile 512, or --jobs 1')
 
 def test_a_large_scene_is_not_for_every_method(tmp_path, capsys):
     pan,ms,_ = town()

@@ -38,7 +38,7 @@ def moments(
     valid:Tensor=None # pixels that count `(H, W)`; default all
 )->Moments:           # of all planes, one after the other
     "The table of an image."
-    rows,total = max(1, 2**17//planes[0].shape[-1]),None
+    rows,total = max(1, 2**18//(sum(p.shape[1] for p in planes)*planes[0].shape[-1])),None # what a cache holds
     for i in range(0, planes[0].shape[-2], rows):
         z = torch.cat([p[..., i:i+rows, :] for p in planes], 1).double().flatten(2)
         if valid is not None: z = z[..., valid[i:i+rows].flatten()]

@@ -98,7 +98,7 @@ def mtf_kernel(
 # %% ../../nbs/data/degrade.ipynb #4dbac805
 def _mtf_full(x, gains, r, n): # valid correlation of each band with its 41 x 41 kernel
     H,W = x.shape[-2]-40,x.shape[-1]-40
-    S = min(H, max(88, 2**20//x.shape[1]//W//len(x)))
+    S = min(H, max(88, 2**20//len(gains)//W//len(x)))
     size = [next_fast_len(k+40, real=True) for k in (S, W)]
     k = torch.from_numpy(np.stack([mtf_kernel(float(g), r, n=n) for g in gains])).to(x)
     k = torch.fft.rfft2(k.flip(-2, -1), s=size)
@@ -117,9 +117,9 @@ def _mtf_down(x, gains, r, n):
     u,ul = (torch.from_numpy(np.stack(t)).to(x)
         for t in zip(*[_terms(float(g), r, n, 14 if x.dtype==torch.float64 else 6) for g in gains]))
     R,rows = u.shape[1],(x.shape[-2]-41)//r + 1
-    S = max(8, 2**18//(len(x)*x.shape[1]*x.shape[-1]))
+    S,u = max(8, 2**18//(len(x)*len(gains)*x.shape[-1])),u if x.shape[1]>1 else u.flatten(0, 1)
     def strip(i):
-        z = fir(x[..., i*r:(min(i+S, rows)-1)*r+41, :], u, r, -1).unflatten(-1, (-1, R))
+        z = fir(x[..., i*r:(min(i+S, rows)-1)*r+41, :], u, r, -1).unflatten(-1, (-1, u.shape[-2]))
         return fir(z.movedim(-1, 2).flatten(1, 2), ul.flatten(0, 1)[:, None], r, -2).unflatten(1, (-1, R)).sum(2)
     return torch.cat([strip(i) for i in range(0, rows, S)], -2)
 
@@ -134,6 +134,7 @@ def mtf_filter(
     "Correlate each band with its MTF kernel, border replicated."
     if len(gains)!=x.shape[1]: raise ValueError(f'{x.shape[1]} bands but {len(gains)} MTF gains')
     o = r//2 if down else 0
+    if x.stride(1)==0: x = x[:, :1] # one plane, seen by several kernels
     for dim in (-1, -2): x = pad(x, (20, 20), dim, 'replicate').narrow(dim, o, x.shape[dim]+40-o)
     return (_mtf_down if down else _mtf_full)(x, gains, r, n)
 
