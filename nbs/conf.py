@@ -38,8 +38,9 @@ div.math {overflow-x: auto; overflow-y: hidden}
 html[data-theme=dark] .cell_output img {background: #fff; padding: .3rem; border-radius: .3rem}
 .sd-card {height: 100%}
 dl.py dt {overflow-wrap: anywhere} dl.py dt .headerlink {position: static; margin: 0}
-.lead, .small, figcaption {opacity: 1; color: var(--pst-color-text-base)}
-.board thead th {white-space: normal; max-width: 9em; min-width: 3em}
+article :is(.lead, .small, figcaption, figcaption p) {opacity: 1; color: var(--pst-color-text-base)}
+h1 {overflow-wrap: anywhere}
+.board thead th {white-space: normal; max-width: 5.6em; min-width: 3em}
 .cell_output table.dataframe {font-size: .86rem}
 .cell_output table.dataframe :is(th, td) {padding: .15em .55em}
 """, 'utf-8')
