@@ -37,9 +37,9 @@ div.math {overflow-x: auto; overflow-y: hidden}
 @media (min-width: 700px) {div.math mjx-container > svg {max-width: 100%; height: auto}}
 html[data-theme=dark] .cell_output img {background: #fff; padding: .3rem; border-radius: .3rem}
 .sd-card {height: 100%}
-dl.py dt, dl.py dt :is(em, span) {overflow-wrap: anywhere; white-space: normal} dl.py dt .headerlink {position: static; margin: 0}
+dl.py dd p, dl.py dt, dl.py dt :is(em, span) {overflow-wrap: anywhere; white-space: normal} dl.py dt .headerlink {position: static; margin: 0}
 article :is(.lead, .small, figcaption, figcaption p) {opacity: 1; color: var(--pst-color-text-base)}
-h1 {overflow-wrap: anywhere}
+h1, .prev-next-info p {overflow-wrap: anywhere} .prev-next-info {min-width: 0}
 .board thead th {white-space: normal; max-width: 5.6em; min-width: 3em}
 .cell_output table.dataframe {font-size: .86rem}
 .cell_output table.dataframe :is(th, td) {padding: .15em .55em}
