@@ -18,6 +18,8 @@ html_theme_options = dict(use_repository_button=True, repository_url=repository)
 html_sidebars = {'**': ['navbar-logo.html', 'icon-links.html', 'sbt-sidebar-nav.html']} # the search box is in the header
 root_doc = 'index'
 nb_execution_mode = 'off'
+nb_output_stderr = 'remove' # progress bars and warnings of the run
+nb_render_markdown_format = 'myst' # a page's computed sentences may link to other pages
 myst_enable_extensions = ['dollarmath', 'colon_fence']
 myst_heading_anchors = 3
 myst_dmath_double_inline = True # an equation may follow its sentence without an empty line
@@ -35,6 +37,12 @@ div.math {overflow-x: auto; overflow-y: hidden}
 @media (min-width: 700px) {div.math mjx-container > svg {max-width: 100%; height: auto}}
 html[data-theme=dark] .cell_output img {background: #fff; padding: .3rem; border-radius: .3rem}
 .sd-card {height: 100%}
+dl.py dd p, dl.py dt, dl.py dt :is(em, span) {overflow-wrap: anywhere; white-space: normal} dl.py dt .headerlink {position: static; margin: 0}
+article :is(.lead, .small, figcaption, figcaption p) {opacity: 1; color: var(--pst-color-text-base)}
+h1, .prev-next-info p {overflow-wrap: anywhere} .prev-next-info {min-width: 0}
+.board thead th {white-space: normal; max-width: 5.6em; min-width: 3em}
+.cell_output table.dataframe {font-size: .86rem}
+.cell_output table.dataframe :is(th, td) {padding: .15em .55em}
 """, 'utf-8')
 
 def _mathjax():

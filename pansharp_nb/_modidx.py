@@ -2637,6 +2637,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'pansharp_nb.reporting.ruled': ('reporting.html#ruled', 'pansharp_nb/reporting.py'),
                                        'pansharp_nb.reporting.save': ('reporting.html#save', 'pansharp_nb/reporting.py'),
                                        'pansharp_nb.reporting.seen': ('reporting.html#seen', 'pansharp_nb/reporting.py'),
+                                       'pansharp_nb.reporting.side_by_side': ('reporting.html#side_by_side', 'pansharp_nb/reporting.py'),
                                        'pansharp_nb.reporting.stretch': ('reporting.html#stretch', 'pansharp_nb/reporting.py'),
                                        'pansharp_nb.reporting.strip': ('reporting.html#strip', 'pansharp_nb/reporting.py'),
                                        'pansharp_nb.reporting.swipe': ('reporting.html#swipe', 'pansharp_nb/reporting.py'),

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['higher', 'digits', 'ruled', 'leaderboard', 'plain', 'literal', 'to_md', 'to_tex', 'to_html', 'boards', 'leaders',
-           'broken', 'stretch', 'rgb', 'strip', 'rgb_bands', 'Swipe', 'swipe', 'best_of_families', 'is_free', 'seen',
-           'diagram', 'provenance', 'lead', 'banner', 'unlike', 'plural', 'missing', 'left_out', 'jpeg', 'Pictures',
-           'chip', 'link', 'number', 'save', 'Committed']
+           'broken', 'stretch', 'rgb', 'strip', 'rgb_bands', 'side_by_side', 'Swipe', 'swipe', 'best_of_families',
+           'is_free', 'seen', 'diagram', 'provenance', 'lead', 'banner', 'unlike', 'plural', 'missing', 'left_out',
+           'jpeg', 'Pictures', 'chip', 'link', 'number', 'save', 'Committed']
 
 # %% ../nbs/reporting.ipynb #2348c85d
 import base64, hashlib, html, io, json, re, sys, time, warnings
@@ -215,6 +215,27 @@ def rgb_bands(ds)->tuple: # a Scene
     names = list(scoring.scene_sensor(ds).bands)
     if 'rgb' in ds.attrs: return tuple(int(b) for b in ds.attrs['rgb'])
     return tuple(names.index(b) for b in 'RGB') if {*'RGB'}<={*names} else (0,)*3
+
+# %% ../nbs/reporting.ipynb #d64947dc
+def side_by_side(
+    images:dict,        # title -> `(C, H, W)` tensor; of one band: grey; `(H, W)`: a map
+    ref=None,           # `(C, H, W)`, sets the stretch of the colours; else the first of them
+    bands=(2, 1, 0),    # red, green, blue
+    rows:int=1, size:float=3.6, # inches a panel
+    **look              # of the maps, for `imshow`
+):                      # a figure
+    "Images beside each other, at least 250 pixels a panel."
+    x = {n: np.asarray(v) for n,v in images.items()}
+    base = next((v for v in (ref, *x.values()) if v is not None and v.ndim==3 and len(v)>1), None)
+    def grey(v): return rgb(v, *stretch(v, (0,)*3), (0,)*3, 1.4)
+    def shown(v): return v if v.ndim==2 else grey(v) if len(v)==1 else rgb(v, *stretch(base, bands), bands, 1.3)
+    cols = -(-len(x)//rows)
+    fig,ax = plt.subplots(rows, cols, figsize=(size*cols, rows*(size+.3)), dpi=72, layout='constrained', squeeze=False)
+    for a,(n,v) in zip(ax.flat, x.items()):
+        a.imshow(shown(v), **(look if v.ndim==2 else {}))
+        a.set_title(n, fontsize=12)
+    for a in ax.flat: a.axis('off')
+    return fig
 
 # %% ../nbs/reporting.ipynb #27a87550
 def _picture(x, bands, span, gamma): # `(C, H, W)` -> 8 bits a pixel; one band is grey
