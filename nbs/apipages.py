@@ -3,7 +3,7 @@
 Nothing is written twice. What a parameter means is the comment beside it in the notebook,
 what is raised is read from the `raise` statements, what a constant is from the comment at
 its end, and every public name in a page's text or code leads to its entry."""
-import ast, html, json, re, textwrap, tokenize
+import ast, html, json, re, textwrap, tokenize, typing
 from functools import cache
 from io import StringIO
 from pathlib import Path
@@ -156,6 +156,11 @@ def docstring(app, what, name, obj, options, lines):
     lines += [f':returns: {rst(out)}']*bool(out)
     lines += [f':raises {e}: {rst(m)}' for e,m in raised(s)] + ['']
 
+def plain(app, obj, bound):
+    "The types of a command's options without what typer is told of them: it prints as an address."
+    if typing.Annotated in map(typing.get_origin, getattr(obj, '__annotations__', {}).values()):
+        obj.__annotations__ = {p: getattr(t, '__origin__', t) if hasattr(t, '__metadata__') else t for p,t in obj.__annotations__.items()}
+
 def cells(f):
     "Kind and text of each cell of a notebook."
     return [(c['cell_type'], ''.join(c['source'])) for c in json.loads(f.read_text('utf-8'))['cells']]
@@ -307,6 +312,7 @@ def setup(app):
     app.config.linkcode_resolve,app.config.autodoc_typehints_format = source,'short'
     app.config.autodoc_inherit_docstrings = app.config.add_module_names = False
     app.connect('builder-inited', generate)
+    app.connect('autodoc-before-process-signature', plain)
     app.connect('autodoc-process-docstring', docstring)
     app.connect('doctree-resolved', link_words)
     app.connect('html-page-context', link_code)

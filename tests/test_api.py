@@ -1,5 +1,5 @@
 "The public names: each is described, says what it raises and where it is from, and lives in one module."
-import ast, importlib, re, sys
+import ast, importlib, inspect, re, sys, types
 from pathlib import Path
 import pytest
 sys.path.insert(0, str(Path(__file__).parents[1]/'nbs'))
@@ -84,6 +84,16 @@ def test_reference_reads_shared_lines_defaults_and_errors():
     assert 'PAN' in pair['ds'] and out=='name -> number'
     assert ('ValueError', 'reduction ‹reduction›: …') in pages.raised(pages.public('losses')['two_scale_l2'])
     assert pages.rst('`a`, $x^2$, b_ and *c*')==r'\ ``a``\ , \ :math:`x^2`\ , b\_ and \*c\*'
+
+def test_signatures_show_no_address():
+    "Of a command each option's type and default; what typer is told of it is said below, in its help."
+    said = {n: f for n,f in vars(importlib.import_module('pansharp_nb.cli')).items() if n in pages.public('cli') and inspect.isfunction(f)}
+    copies = {n: types.FunctionType(f.__code__, {}, n, f.__defaults__) for n,f in said.items()}
+    for n,f in copies.items():
+        f.__annotations__ = dict(said[n].__annotations__)
+        pages.plain(None, f, False)
+    assert len(copies)>8 and not [n for n,f in copies.items() if ' at 0x' in str(inspect.signature(f))]
+    assert str(inspect.signature(copies['methods']))=='(as_json: bool = False)'
 
 def test_names_lead_to_their_entries():
     "A name is what its page imports; what no page imports is found by where it lives."

@@ -93,6 +93,7 @@ def test_wheel(tmp_path):
     def call(extra, code): return run(sys.executable, '-c', alone+code, root/'tests', site, extra, cwd=tmp_path, env={'PYTHONPATH': str(site), 'PANSHARP_NB_DATA': ''})
     complete(call('', "main(['methods', '--json'])\nfor m in every(): m.endswith('.training') or __import__(m)"))
     assert len(call('train', 'import pansharp_nb.training\nprint(*every())').split())>60
+    assert call('', "from pansharp_nb.recipes import recipe\nprint(recipe('SUM-DUN', 'paper').bands)").strip()=='(4, 8)' # the file is there
     assert (site/'bin'/'pansharp-nb').exists() and {p.name for p in site.glob('*.dist-info/licenses/*')}=={'LICENSE', 'NOTICE'}
 
 @pytest.mark.venv
