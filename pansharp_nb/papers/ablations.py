@@ -127,7 +127,7 @@ def said(study:str, scores:pd.DataFrame, profile:str='quick', steps:int=0)->str:
     args = ''.join(f', {k} {v}' for k,v in q['loss_args'].items() if k!='alpha')
     long = f"{q['steps']} steps" if q['steps'] else f"{q['epochs']} epochs"
     return (f"{q['model']}, profile {profile}: {long} of {q['batch']} patches of {q['patch']} pixels, loss {q['loss']}{args}, rate {q['lr']:g}; seeds "
-        f"{', '.join(map(str, scores.seed.unique()))}; judged at {'full' if studies[study].protocol=='full' else 'reduced'} resolution on {', '.join(scores.scene.unique())}.")
+        f"{', '.join(map(str, scores.seed.unique()))}; judged at {'full' if studies[study].protocol=='full' else 'reduced'} resolution on {', '.join(scores[scores.metric!='curve'].scene.unique())}.")
 
 # %% ../../nbs/papers/ablations.ipynb #db713eda
 _kept = 0, 2 # folds of the boards that no study learns from
