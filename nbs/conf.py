@@ -41,6 +41,7 @@ dl.py dd p, dl.py dt, dl.py dt :is(em, span) {overflow-wrap: anywhere; white-spa
 article :is(.lead, .small, figcaption, figcaption p) {opacity: 1; color: var(--pst-color-text-base)}
 h1, .prev-next-info p {overflow-wrap: anywhere} .prev-next-info {min-width: 0}
 .board thead th {white-space: normal; max-width: 5.6em; min-width: 3em}
+.indextable td {overflow-wrap: anywhere; display: block; width: auto}
 .cell_output table.dataframe {font-size: .86rem}
 .cell_output table.dataframe :is(th, td) {padding: .15em .55em}
 """, 'utf-8')

@@ -642,10 +642,12 @@ def _enough(w):
         if isinstance(e, RuntimeError) and 'memory' not in str(e): raise
         raise RuntimeError(f'out of memory with tiles of {w.job.plan.tile} px: --tile {max(64, w.job.plan.tile//128*64)}, or --jobs 1') from None
 
+_elsewhere = 'make room, or choose another folder'
+
 @contextmanager
 def _on_disk(out):
     try: yield
-    except rasterio.errors.RasterioError as e: raise OSError(f'cannot write {out} ({e.__cause__ or e}): make room, or choose another folder') from None
+    except rasterio.errors.RasterioError as e: raise OSError(f'cannot write {out} ({e.__cause__ or e}): {_elsewhere}') from None
 
 def _about(w, command):
     o,p = w.job.s.o,w.job.plan
@@ -701,14 +703,14 @@ def _finish(part, cog, overviews):
     try:
         with rasterio.Env(GDAL_CACHEMAX=64): rasterio.shutil.copy(part, copy, driver='COG', compress='deflate', level=1, predictor='yes', bigtiff='if_safer', overview_resampling='average')
         os.replace(copy, part)
-    except SystemError as e: raise OSError(f'no room for a COG and its source in {part.parent}: make room, or choose another folder') from e
+    except SystemError as e: raise OSError(f'no room for a COG and its source in {part.parent}: {_elsewhere}') from e
     finally: copy.unlink(missing_ok=True)
 
 # %% ../nbs/fusing.ipynb #d68d849e
 def _complete(path, overviews): # raises `OSError` where a block is missing, or a smaller copy
     n = os.path.getsize(path)
     with rasterio.open(path) as f:
-        full = 'the disk is full, or the file may not grow: make room, or choose another folder'
+        full = f'the disk is full, or the file may not grow: {_elsewhere}'
         if overviews and len(f.overviews(1))<len(_levels(f)): raise OSError(full)
         sizes = (None, 1),*enumerate(f.overviews(1))
         grids = [(k, range(-(-f.height//s//f.block_shapes[0][0])), range(-(-f.width//s//f.block_shapes[0][1]))) for k,s in sizes]

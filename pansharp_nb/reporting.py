@@ -516,13 +516,8 @@ figure {margin: 1em 0} figure img {max-width: 100%}
 '''
 
 # %% ../nbs/reporting.ipynb #09249b38
-_script = '''
-for (const t of document.querySelectorAll('table.board')) {
-  const rows = [...t.tBodies[0].rows], said = (r, i) => r.cells[i]?.textContent.trim() ?? ''
-  const value = s => parseFloat(s.replace(/,/g, '').replace('\\u2212', '-'))
-  const flat = r => [...r.cells].every((c, i) => c.colSpan==1 && (i==0 || said(r, i)))
-  const head = [...t.tHead?.rows ?? []].reverse().find(flat)
-  if (!head || rows.length<2) continue
+_sorts = '''
+function sorts(head, rows) { // by the column whose heading is clicked
   for (const [i, h] of [...head.cells].entries()) {
     h.className += ' sorts'
     h.tabIndex = 0
@@ -533,12 +528,17 @@ for (const t of document.querySelectorAll('table.board')) {
       const key = r => words ? said(r, i) : value(said(r, i))
       const less = (a, b) => words ? a.localeCompare(b) : isNaN(a) ? 1 : isNaN(b) ? -1 : a-b
       const way = (a, b) => (isNaN(a) || isNaN(b)) && !words ? less(a, b) : (up ? 1 : -1)*less(a, b)
-      t.tBodies[0].append(...rows.toSorted((a, b) => way(key(a), key(b))))
+      rows[0].parentNode.append(...rows.toSorted((a, b) => way(key(a), key(b))))
     }
     h.onclick = sort
     h.onkeydown = e => { if (e.key=='Enter') sort() }
   }
-  if (rows.length<15) continue
+}
+'''
+
+# %% ../nbs/reporting.ipynb #91cfe27a
+_finds = '''
+function finds(head, rows) { // a box above the table, and choices
   const bar = document.createElement('div'), box = document.createElement('input')
   const left = document.createElement('span'), picks = []
   bar.className = 'find'
@@ -564,9 +564,25 @@ for (const t of document.querySelectorAll('table.board')) {
   }
   bar.append(left)
   bar.oninput = show
-  t.parentNode.before(bar)
+  head.closest('table').parentNode.before(bar)
   show()
 }
+'''
+
+# %% ../nbs/reporting.ipynb #7379dad6
+_script = f'''{{
+const said = (r, i) => r.cells[i]?.textContent.trim() ?? ''
+const value = s => parseFloat(s.replace(/,/g, '').replace('\\u2212', '-'))
+{_sorts}{_finds}
+for (const t of document.querySelectorAll('table.board')) {{
+  const rows = [...t.tBodies[0].rows]
+  const flat = r => [...r.cells].every((c, i) => c.colSpan==1 && (i==0 || said(r, i)))
+  const head = [...t.tHead?.rows ?? []].reverse().find(flat)
+  if (!head || rows.length<2) continue
+  sorts(head, rows)
+  if (rows.length>=15) finds(head, rows)
+}}
+}}
 '''
 
 # %% ../nbs/reporting.ipynb #032704ce
