@@ -1020,6 +1020,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'pansharp_nb.fusing._part': ('fusing.html#_part', 'pansharp_nb/fusing.py'),
                                     'pansharp_nb.fusing._profile': ('fusing.html#_profile', 'pansharp_nb/fusing.py'),
                                     'pansharp_nb.fusing._range': ('fusing.html#_range', 'pansharp_nb/fusing.py'),
+                                    'pansharp_nb.fusing._reach': ('fusing.html#_reach', 'pansharp_nb/fusing.py'),
                                     'pansharp_nb.fusing._reads_gains': ('fusing.html#_reads_gains', 'pansharp_nb/fusing.py'),
                                     'pansharp_nb.fusing._rim': ('fusing.html#_rim', 'pansharp_nb/fusing.py'),
                                     'pansharp_nb.fusing._room': ('fusing.html#_room', 'pansharp_nb/fusing.py'),

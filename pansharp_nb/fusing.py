@@ -88,6 +88,8 @@ def plan(
 # %% ../nbs/fusing.ipynb #6bf761a6
 def _fitted_plan(m, ratio): return Plan(m, 'frozen', 1, _up(_fitted[m], ratio), 0, 'all that SFR has to know, of a sample')
 
+def _reach(m, ratio): return _up((_halo|_frozen).get(m, 48), ratio) # of a network that starts from SFR, on top of what SFR sees
+
 def _net_plan(m, bands, ratio):
     weights = _weights()
     if weights.file_of(m, bands, ratio) is None:
@@ -95,7 +97,9 @@ def _net_plan(m, bands, ratio):
     scaling = weights.card_of(weights.file_of(m, bands, ratio))['scaling']
     half = scaling=='gs'
     if m in _fitted: return _fitted_plan(m, ratio)
-    if scaling=='sfr': return replace(_fitted_plan('SFR', ratio), method=m)
+    if scaling=='sfr':
+        p = _fitted_plan('SFR', ratio)
+        return replace(p, method=m, halo=p.halo+_reach(m, ratio), tile=512)
     if m not in _halo|_frozen: return Plan(m, 'blocks', 1, 48, 48, 'the whole image', 512)
     said = 'scaling, histograms of 8 x 8 cells' if m=='PreMix-H' else 'scaling' if m in _halo else 'scaling, tuned on a sample' if m in weights.adapted else 'scaling, and what its layers pool, in nine windows'
     return Plan(m, 'exact' if m in _halo else 'frozen', 1+half+(m=='PreMix-H'), _up(max((_halo|_frozen)[m], _rim(0, ratio)*half), ratio), 0, said, 512)
@@ -256,6 +260,7 @@ def _sample(job): # scaled bands and PAN in the middle, the scaling, the network
     from pansharp_nb.models.baselines.pnn import adapt
     net,card,order = _net(job)
     v = _seen(job, _middle(job.s.o), 0, job.net_by)
+    net = _weights().telling(net, card, v.ms, v.pan, job.sensor)
     if job.plan.method in _weights().adapted:
         k = min(256, *v.ms.shape[-2:])
         i,j = ((n-k)//2 for n in v.ms.shape[-2:])
@@ -335,8 +340,11 @@ def _by_net(job, found, box):
     v,scale = _seen(job, box, job.plan.halo, job.net_by),found['scale'].to(job.device)
     scale = _from(scale, v, found['numbers'], order)
     pair,f = scale(*_shifted(v.ms[:, order], v.pan, found['by'])),start(found['net'], card['scaling'])
-    x = _within(job, f, found['context'], box, *pair) if found['context'].scene else _as_it_is(f, found['context'], box, *pair)
-    x = scale.back(x)[:, sorted(range(len(order)), key=order.__getitem__)]
+    far = 0 if found['numbers'] is None else job.plan.halo-_reach(job.plan.method, v.r) # what only SFR had to see
+    near = replace(job, plan=replace(job.plan, halo=job.plan.halo-far))
+    pair = [t[..., k:t.shape[-2]-k, k:t.shape[-1]-k] for t,k in zip(pair, (far//v.r, far))]
+    x = _within(near, f, found['context'], box, *pair) if found['context'].scene else _as_it_is(f, found['context'], box, *pair)
+    x = torch.nn.functional.pad(scale.back(x), (far,)*4)[:, sorted(range(len(order)), key=order.__getitem__)]
     if 'g' not in found: return x, v
     v,known = _seen(job, box, job.plan.halo),{k: t for k,t in found.items() if torch.is_tensor(t)}
     return (x+steps['GSA'].apply(v, shaped(known, v.M)))/2, v

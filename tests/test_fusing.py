@@ -97,6 +97,12 @@ def test_networks(tmp_path, m):
     a,b = (read(fuse(*pair, tmp_path/'o.tif', m, tile=t, overwrite=True)).astype(int) for t in (128, 256))
     assert abs(a-b).max()<=1 and (a!=b).mean()<=1e-4
 
+def test_a_network_with_text_is_told_it(pair):
+    "And, as one that starts from SFR, it runs over less than SFR has to see."
+    w,p = prepare(*pair, 'SUM-DUN'),plan('SUM-DUN', 4, 4)
+    with fusing._runner(None, 1, False, True) as run: net = fusing.known(w, run)['net']
+    assert net.more['t'].abs().sum()>0 and p.tile==512 and p.halo>fusing._reach('SUM-DUN', 4)
+
 def test_any_scene(tmp_path):
     "Ratio 3, five bands, nobody's sensor, and no method in mind."
     g = torch.Generator().manual_seed(0)
