@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['studies', 'Study', 'recipes_of', 'profile', 'size', 'said', 'ground', 'held', 'test_pairs', 'run', 'found', 'summary',
-           'beside', 'effects', 'dots', 'conclusion', 'curves']
+           'beside', 'effects', 'dots', 'conclusion', 'curves', 'flat']
 
 # %% ../../nbs/papers/ablations.ipynb #38ddfcab
 import hashlib, json, matplotlib.pyplot as plt, pandas as pd, tempfile, torch
@@ -317,11 +317,23 @@ def conclusion(
     return f'{out} Interpolation has {number(base.value.mean())}, {low}.'
 
 # %% ../../nbs/papers/ablations.ipynb #d5c39525
+def _curve(scores): # step x method
+    t = scores[scores.metric=='curve'].assign(step=lambda d: d.scene.astype(int))
+    return t.groupby(['step', 'method'], sort=False).value.mean().unstack('method').sort_index()
+
 def curves(scores:pd.DataFrame): # what `run` gave; a figure
     "PSNR while training."
-    t = scores[scores.metric=='curve'].assign(step=lambda d: d.scene.astype(int)).groupby(['step', 'method'], sort=False).value.mean().unstack('method')
-    ax = t.sort_index().plot(marker='o', ms=3, lw=1.2, figsize=(6, 3.4), colormap='tab20')
+    ax = _curve(scores).plot(marker='o', ms=3, lw=1.2, figsize=(6, 3.4), colormap='tab20')
     ax.set(xlabel='step', ylabel='PSNR on validation strips')
     ax.legend(fontsize=6, ncol=2, frameon=False, title=None)
     ax.figure.tight_layout()
     return ax.figure
+
+# %% ../../nbs/papers/ablations.ipynb #7c6d2cc6
+def flat(
+    scores:pd.DataFrame, # what `run` gave
+    least:float=.05      # dB
+)->list:                 # of variants
+    "Variants whose curve no longer rises."
+    t = _curve(scores)
+    return [m for m in t if t[m].max()-t[m][t.index<=t.index.max()*2/3].max()<least]

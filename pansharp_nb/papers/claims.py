@@ -11,7 +11,7 @@ import json, pandas as pd, re, yaml
 from functools import cache, partial
 from .. import settings
 from ..models import counting, networks
-from . import boards, effects
+from . import ablations, boards, effects
 from .reported import board as printed_board
 from ..writing import write
 from pathlib import Path
@@ -156,9 +156,10 @@ def _tested(test, studies): # words a metric, the deciding comparison, a note
     if scores is None: return {}, None, 'not run'
     d,lost = compared(scores, test['a'], over, test['metrics'], test.get('lead', 0.), test.get('by'))
     if not len(d): return {}, None, f"fewer than three scenes of {', '.join(test.get('sensors', ['any sensor']))} with {test['a'] if isinstance(test['a'], str) else ', '.join(test['a'])} and {', '.join(lost)}"
-    faults = {m: effects.floor_fault(scores, test['a'], over, m, boards.flat()) for m in test['metrics']}
+    flat = boards.flat() if 'board' in test else ablations.flat(scores)
+    faults = {m: effects.floor_fault(scores, test['a'], over, m, flat) for m in test['metrics']}
     words = {m: 'not trained far enough' if faults[m] else metric_word(g, test.get('within')) for m,g in d.groupby('metric', sort=False)}
-    if lost: words = {m: 'not trained far enough' if w=='confirmed' else w for m,w in words.items()}
+    if any(o in networks.networks for o in lost): words = {m: 'not trained far enough' if w=='confirmed' else w for m,w in words.items()}
     return words, _deciding(d, test.get('within')), _notes(test, lost, gone, faults)
 
 # %% ../../nbs/papers/claims.ipynb #a7ae7b5b

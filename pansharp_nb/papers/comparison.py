@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt, pandas as pd, torch, warnings
 from dataclasses import dataclass
 from pathlib import Path
 from .. import reporting, scoring, settings
+from ..classical.variational import tv_sets
 from ..data.scenes import open_scene
 from ..data.synthetic import made_up
 from ..models import networks
@@ -102,7 +103,9 @@ class Comparison:
     def notes(self):
         low = (effects.floor_fault(self.scores, self.rows(), [], m, boards.flat()) for m in next(iter(self.boards.values())))
         low,one = next(filter(None, low), ''),ruled_means(self.scores)
-        notes = reporting.missing(self.why) | ({'Not trained far enough': [low]} if low else {})
+        bare = [n for n in self.boards if 'TV' in self.rows() and len(d := self.mine(n)[0]) and 'TV' not in set(d.method)]
+        notes = reporting.missing(self.why) | ({f'TV left out on {", ".join(bare)}': [f'the toolbox has its parameters for {", ".join(tv_sets)} only']} if bare else {})
+        notes |= {'Not trained far enough': [low]} if low else {}
         return notes | ({'One scene rules a mean': one} if one else {})
 
     def banner(self):
