@@ -84,21 +84,22 @@ class AnyPan(nn.Module):
         if ms.shape[1]>16: return torch.cat([self(m, pan, kappa) for m in ms.split(16, 1)], 1)
         return torch.cat([self.tile(m[None], p[None], solve(m[None], p[None], kappa)) for m,p in zip(ms, pan)])
 
-    def tile(self, ms, pan, n): # as `band_view`: a scene, or a tile of it
+    def tile(self, ms, pan, n, spare=0): # as `band_view`: a scene, or a tile of it; pixels at its rim that nobody will read
         v = band_view(ms, pan, n)
-        q = v.f.q
-        x = v.f.S + n.u*(self.detail(v.x, v.facts)-v.x[:, -1])
+        q,seen = v.f.q,v.x[..., spare:v.x.shape[-2]-spare, spare:v.x.shape[-1]-spare]
+        x = v.f.S + n.u*F.pad(self.detail(seen, v.facts)-seen[:, -1], (spare,)*4)
         return back_project(x, q.z, n.operator, 1)*n.sd + n.o
 
-    def detail(self, x, facts, tile=256): # tile by tile, each seeing as much around it as matters
+    def detail(self, x, facts, tile=512): # tile by tile, each seeing as much around it as matters
         H,W = x.shape[-2:]
         n,R = self.trunk.fold,-(-self.trunk.reach//self.trunk.fold)*self.trunk.fold
         x = F.pad(x, (0, -W%n, 0, -H%n), 'replicate')
-        def cut(i, m): return max(0, i-R), min(i+tile+R, m)
+        tall,wide = (-(-m//max(1, round(m/tile))//n)*n for m in (H, W)) # of one size
+        def cut(i, k, m): return max(0, i-R), min(i+k+R, m)
         def one(i, j):
-            (a,b),(c,d) = cut(i, x.shape[-2]),cut(j, x.shape[-1])
-            return self.trunk(x[None, :, :, a:b, c:d], facts[None])[0, :, i-a:i-a+tile, j-c:j-c+tile]
-        rows = [torch.cat([one(i, j) for j in range(0, W, tile)], -1) for i in range(0, H, tile)]
+            (a,b),(c,d) = cut(i, tall, x.shape[-2]),cut(j, wide, x.shape[-1])
+            return self.trunk(x[None, :, :, a:b, c:d], facts[None])[0, :, i-a:i-a+tall, j-c:j-c+wide]
+        rows = [torch.cat([one(i, j) for j in range(0, W, wide)], -1) for i in range(0, H, tall)]
         return torch.cat(rows, -2)[None, :, :H, :W]
 
     def _outline(self, ms, pan): # shapes only
