@@ -2,7 +2,7 @@
 import ast, os, sys
 from collections import Counter
 from pathlib import Path
-import pansharp_nb # before torch: it keeps threads from spinning while they wait
+import pansharp_nb # noqa: F401, before torch: it keeps threads from spinning while they wait
 if 'PYTEST_XDIST_WORKER' in os.environ: os.environ['OMP_NUM_THREADS'] = '1' # a worker a core
 os.environ.pop('PYTHONDONTWRITEBYTECODE', None) # what one process has compiled the next need not: half of the time of all that start here
 sys.dont_write_bytecode = False
