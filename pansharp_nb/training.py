@@ -238,6 +238,20 @@ class _Clock(Callback):
     def state_dict(self): return dict(seconds=self.seconds, curve=self.curve)
     def load_state_dict(self, d): self.seconds,self.curve = d['seconds'],d['curve']
 
+# %% ../nbs/training.ipynb #4ef16d0d
+class _Idle(Callback):
+    def __init__(self, n=20): self.n,self.asked,self.reached = n,set(),set()
+    def on_after_backward(self, t, task):
+        if t.global_step<t.max_steps-self.n: return
+        for k,p in task.net.named_parameters():
+            if p.grad is None: continue
+            self.asked.add(k)
+            if p.grad.any(): self.reached.add(k)
+    def on_train_end(self, t, task):
+        idle = dict.fromkeys(k.rpartition('.')[0] or k for k in task.net.state_dict() if k in self.asked-self.reached)
+        if idle and t.max_steps>self.n and t.is_global_zero: warnings.warn(
+            f'no gradient reaches {", ".join(idle)}: what follows is 0 everywhere, and the network does without; try a lower lr or another seed', stacklevel=2)
+
 # %% ../nbs/training.ipynb #94963afc
 def train(
     model:str,              # a network
@@ -319,7 +333,7 @@ def _sound(ckpt, task): # can this training go on from there?
 def _trainer(out, q, data, clock, n, accelerator, devices, nodes, precision, progress): # n: steps between checkpoints
     keep = dict(dirpath=out, enable_version_counter=False)
     when = {} if data.val else dict(every_n_train_steps=n)
-    calls = [clock, ModelCheckpoint(filename='last', **when, **keep)]
+    calls = [clock, _Idle(), ModelCheckpoint(filename='last', **when, **keep)]
     if data.val: calls += [ModelCheckpoint(filename='best', monitor='val_psnr', mode='max', **keep)]
     if progress: calls += [TQDMProgressBar(refresh_rate=10)]
     logs = [CSVLogger(out, 'metrics'), TensorBoardLogger(out, 'tensorboard', '')]

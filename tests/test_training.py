@@ -179,5 +179,15 @@ def test_half_precision_learns_in_the_same_direction(name):
     _channels_last(net)
     for _ in range(3): assert torch.cosine_similarity(a, gradient(True), 0)>.9
 
+def test_a_dead_layer_is_named(ground, tmp_path, monkeypatch):
+    def dead(*a, **kw):
+        net = build(*a, **kw)
+        torch.nn.init.constant_([m for m in net.modules() if isinstance(m, torch.nn.Conv2d)][1].bias, -1e4)
+        return net
+    assert 'no gradient' not in here(ground, tmp_path/'alive', '--set', 'steps=25')[2]
+    monkeypatch.setattr('pansharp_nb.training.build', dead)
+    code,_,err = here(ground, tmp_path/'dead', '--set', 'steps=25')
+    assert code==0 and 'no gradient reaches' in err
+
 def test_a_training_leaves_the_process_as_it_was(ground, tmp_path):
     assert here(ground, tmp_path/'run', '--set', 'steps=3')[0]==0 and not torch.are_deterministic_algorithms_enabled()
