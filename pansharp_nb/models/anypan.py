@@ -9,6 +9,7 @@ __all__ = ['View', 'band_view', 'Trunk', 'AnyPan']
 import torch, torch.nn.functional as F
 from dataclasses import dataclass
 from ..classical.fitted import Fit, Numbers, apply, back_project, lacks, solve, window_mean
+from ..threads import each
 from torch import Tensor, nn
 
 # %% ../../nbs/models/anypan.ipynb #9a1ff19d
@@ -90,16 +91,18 @@ class AnyPan(nn.Module):
         x = v.f.S + n.u*F.pad(self.detail(seen, v.facts)-seen[:, -1], (spare,)*4)
         return back_project(x, q.z, n.operator, 1)*n.sd + n.o
 
-    def detail(self, x, facts, tile=512): # tile by tile, each seeing as much around it as matters
+    def detail(self, x, facts, tile=256): # tiles side by side, each seeing as much around it as matters
         H,W = x.shape[-2:]
         n,R = self.trunk.fold,-(-self.trunk.reach//self.trunk.fold)*self.trunk.fold
         x = F.pad(x, (0, -W%n, 0, -H%n), 'replicate')
         tall,wide = (-(-m//max(1, round(m/tile))//n)*n for m in (H, W)) # of one size
         def cut(i, k, m): return max(0, i-R), min(i+k+R, m)
-        def one(i, j):
+        def one(at):
+            i,j = at
             (a,b),(c,d) = cut(i, tall, x.shape[-2]),cut(j, wide, x.shape[-1])
             return self.trunk(x[None, :, :, a:b, c:d], facts[None])[0, :, i-a:i-a+tall, j-c:j-c+wide]
-        rows = [torch.cat([one(i, j) for j in range(0, W, wide)], -1) for i in range(0, H, tall)]
+        parts = each(one, [(i, j) for i in range(0, H, tall) for j in range(0, W, wide)], x, *self.parameters())
+        rows = [torch.cat([next(parts) for _ in range(0, W, wide)], -1) for _ in range(0, H, tall)]
         return torch.cat(rows, -2)[None, :, :H, :W]
 
     def _outline(self, ms, pan): # shapes only
