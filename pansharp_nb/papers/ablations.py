@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['studies', 'Study', 'recipes_of', 'profile', 'size', 'said', 'ground', 'held', 'test_pairs', 'run', 'found', 'summary',
-           'beside', 'effects', 'dots', 'conclusion', 'curves', 'flat']
+           'beside', 'effects', 'dots', 'conclusion', 'curves', 'still']
 
 # %% ../../nbs/papers/ablations.ipynb #38ddfcab
 import hashlib, json, matplotlib.pyplot as plt, pandas as pd, tempfile, torch
@@ -330,7 +330,7 @@ def curves(scores:pd.DataFrame): # what `run` gave; a figure
     return ax.figure
 
 # %% ../../nbs/papers/ablations.ipynb #7c6d2cc6
-def flat(
+def still(
     scores:pd.DataFrame, # what `run` gave
     least:float=.05      # dB
 )->list:                 # of variants

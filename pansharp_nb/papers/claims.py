@@ -156,7 +156,7 @@ def _tested(test, studies): # words a metric, the deciding comparison, a note
     if scores is None: return {}, None, 'not run'
     d,lost = compared(scores, test['a'], over, test['metrics'], test.get('lead', 0.), test.get('by'))
     if not len(d): return {}, None, f"fewer than three scenes of {', '.join(test.get('sensors', ['any sensor']))} with {test['a'] if isinstance(test['a'], str) else ', '.join(test['a'])} and {', '.join(lost)}"
-    flat = boards.flat() if 'board' in test else ablations.flat(scores)
+    flat = boards.flat() if 'board' in test else ablations.still(scores)
     faults = {m: effects.floor_fault(scores, test['a'], over, m, flat) for m in test['metrics']}
     words = {m: 'not trained far enough' if faults[m] else metric_word(g, test.get('within')) for m,g in d.groupby('metric', sort=False)}
     if any(o in networks.networks for o in lost): words = {m: 'not trained far enough' if w=='confirmed' else w for m,w in words.items()}
