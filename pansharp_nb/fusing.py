@@ -288,7 +288,7 @@ def _solved(job): # what SFR has to know, of a sample; a pair at its own scale s
 def _by_fit(job, found, box): # SFR, or AnyPan
     v,n = _seen(job, box, job.plan.halo, job.net_by),found['numbers']
     if job.plan.method=='SFR': return fitted.apply(v.ms, v.pan, n).digital(), v
-    return _net(job)[0].tile(v.ms, v.pan, n, job.plan.halo-96), v # 96: what its layers and the last correction see, at any ratio
+    return _net(job)[0].tile(v.ms, v.pan, n, job.plan.halo), v
 
 def _from(scale, v, n, order): # a network's scaling, with what SFR makes of a piece to start from
     return scale if n is None else replace(scale, base=fitted.apply(v.ms, v.pan, n).digital()[:, order])

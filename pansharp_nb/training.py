@@ -250,7 +250,7 @@ class _Idle(Callback):
     def on_train_end(self, t, task):
         idle = dict.fromkeys(k.rpartition('.')[0] or k for k in task.net.state_dict() if k in self.asked-self.reached)
         if idle and t.max_steps>self.n and t.is_global_zero: warnings.warn(
-            f'no gradient reaches {", ".join(idle)}: what follows is 0 everywhere, and the network does without; try a lower lr or another seed', stacklevel=2)
+            f'no gradient reaches {", ".join(idle)}: whatever is learned there changes no pixel, as when a ReLU behind is 0 everywhere; try a lower lr or another seed', stacklevel=2)
 
 # %% ../nbs/training.ipynb #94963afc
 def train(

@@ -25,6 +25,17 @@ def test_untrained_it_is_sfr():
     n = f.q.n
     assert (AnyPan()(ms, pan)-(back_project(f.S, f.q.z, n.operator, 1)*n.sd+n.o)).abs().max()<1e-3*ms.max()
 
+@pytest.mark.parametrize('r', [2, 3, 4, 7, 8])
+@torch.no_grad()
+def test_it_looks_only_where_its_pixels_are_read(r):
+    net,rim = shaken(),-(-192//r)*r # as `fuse` reads around a piece
+    _,pan,gt,_ = pair(size=480)
+    n = (2*rim+64)//r*r
+    pan,ms = pan[..., :n, :n],torch.nn.functional.avg_pool2d(gt[..., :n, :n], r)
+    k = solve(ms, pan)
+    a,b = (net.tile(ms, pan, k, rim=i)[..., rim:-rim, rim:-rim] for i in (0, rim))
+    assert (a-b).abs().max()<=1e-5*a.abs().max()
+
 @torch.no_grad()
 def test_what_may_not_matter():
     "The order of the bands, the unit, a neighbour in the batch."

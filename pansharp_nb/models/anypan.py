@@ -73,6 +73,7 @@ class Trunk(nn.Module):
 class AnyPan(nn.Module):
     "`net(ms, pan)` in any unit, for any bands and ratio: what was learned and what the scene says."
     whole = True # it looks at the whole scene, and cuts tiles itself
+    sees = 96    # pixels to each side: its layers, and the correction after them, up to ratio 8
     def __init__(self,
         bands:int=None, ratio:int=None, # any, so not used
         dim:int=32, depth:int=4, fold:int=2 # as in `Trunk`
@@ -85,8 +86,8 @@ class AnyPan(nn.Module):
         if ms.shape[1]>16: return torch.cat([self(m, pan, kappa) for m in ms.split(16, 1)], 1)
         return torch.cat([self.tile(m[None], p[None], solve(m[None], p[None], kappa)) for m,p in zip(ms, pan)])
 
-    def tile(self, ms, pan, n, spare=0): # as `band_view`: a scene, or a tile of it; pixels at its rim that nobody will read
-        v = band_view(ms, pan, n)
+    def tile(self, ms, pan, n, rim=0): # as `band_view`: a scene, or a tile of it; pixels at its rim that nobody will read
+        v,spare = band_view(ms, pan, n),max(0, rim-self.sees) # SFR sees farther
         q,seen = v.f.q,v.x[..., spare:v.x.shape[-2]-spare, spare:v.x.shape[-1]-spare]
         x = v.f.S + n.u*F.pad(self.detail(seen, v.facts)-seen[:, -1], (spare,)*4)
         return back_project(x, q.z, n.operator, 1)*n.sd + n.o
