@@ -280,7 +280,7 @@ def dots(
     d = scores[scores.metric==metric]
     base = d.groupby('scene').value.transform('mean') if relative else 0
     per = d.assign(value=d.value-base).groupby(['method', 'seed'], sort=False).value.mean().unstack('method')[list(d.method.unique())]
-    fig,ax = plt.subplots(figsize=(5.5, .3*per.shape[1]+.9))
+    fig,ax = plt.subplots(figsize=(3.8+.05*max(34, *map(len, per)), .3*per.shape[1]+.9)) # names as the paper has them are long
     for i,m in enumerate(per):
         ax.plot(per[m], [i]*len(per), 'o', ms=4, c='C0', alpha=.6)
         ax.plot([per[m].mean()]*2, (i-.3, i+.3), c='C3', lw=2)
@@ -314,6 +314,7 @@ def conclusion(
     if not len(base): return out
     below = [m for m,v in per.items() if (v-base.value.mean())*(-1 if metric in lower else 1)<0]
     low = f'{plural(len(below), "variant")} of {len(per)} below it' if below else 'all variants above it'
+    if len(below)==len(per): return f'No variant has passed interpolation ({metric} {number(base.value.mean())}): not trained far enough to be compared. {out}'
     return f'{out} Interpolation has {number(base.value.mean())}, {low}.'
 
 # %% ../../nbs/papers/ablations.ipynb #d5c39525
