@@ -94,14 +94,19 @@ def holm(p)->np.ndarray: # p-values of one claim
     return q
 
 # %% ../../nbs/papers/effects.ipynb #6b03eb56
+_shown_by = dict(D_lambda='D_s', QNR='D_s') # the metric in which EXP is a floor
+
 def floor_fault(
     scores:pd.DataFrame, # tidy, with EXP and GSA
     a, over, metric:str, # one name, or several; names; a metric
     flat=()              # methods whose curves are flat
 )->str:                  # what has not learned enough; empty if all have
     "Who is below the floor."
-    d = scores[scores.metric==metric].pivot_table(index='scene', columns='method', values='value')*(-1 if metric in lower else 1)
+    ground = _shown_by.get(metric)
+    ground = ground if ground in set(scores.metric) else metric
+    t = {k: scores[scores.metric==k].pivot_table(index='scene', columns='method', values='value')*(-1 if k in lower else 1) for k in {metric, ground}}
     def below(m, base): # on the scenes that both have
+        d = t[ground if base=='EXP' else metric]
         both = d[[m, base]].dropna() if {m, base}<=set(d) else ()
         return len(both)>0 and bool(both[m].mean()<both[base].mean())
     a,trained = [a] if isinstance(a, str) else a,set(scores[scores.weights!='-'].method)
