@@ -110,5 +110,6 @@ def floor_fault(
         both = d[[m, base]].dropna() if {m, base}<=set(d) else ()
         return len(both)>0 and bool(both[m].mean()<both[base].mean())
     a,trained = [a] if isinstance(a, str) else a,set(scores[scores.weights!='-'].method)
+    if trained & {*a, *over} and not {'EXP', 'GSA'}<=set(t[metric]): return 'EXP and GSA were not run beside it'
     low = [f'{m} is below GSA' for m in a if m in trained and below(m, 'GSA')]
     return ', '.join([*low, *(f'{m} is below EXP' for m in (*a, *over) if m in trained and m not in flat and below(m, 'EXP'))])
