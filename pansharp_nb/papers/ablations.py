@@ -311,7 +311,7 @@ def conclusion(
     words = [f'{k} than "{ref}" (95 % interval without zero): {_each(ix)}' for k,ix in sure.items() if k and len(ix)]
     words += [f'not told apart from it at this size: {_each(sure[""])}'] if len(sure['']) else []
     if said_so := '; '.join(words): out += f' {said_so[0].upper()}{said_so[1:]}.'
-    if not len(base): return out
+    if not len(base): return f'Interpolation was not run beside it, so no claim rests on this. {out}'
     below = [m for m,v in per.items() if (v-base.value.mean())*(-1 if metric in lower else 1)<0]
     low = f'{plural(len(below), "variant")} of {len(per)} below it' if below else 'all variants above it'
     if len(below)==len(per): return f'No variant has passed interpolation ({metric} {number(base.value.mean())}): not trained far enough to be compared. {out}'
