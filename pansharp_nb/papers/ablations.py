@@ -39,6 +39,7 @@ class Study:
     on:tuple=()            # sensors to train on; all if empty
     judged:tuple=()        # sensors to judge on; all if empty
     seeds:int=5            # trainings of each variant
+    one:str=''             # the satellite of `quick`; all if empty, or if there are no scenes of it
 
 # %% ../../nbs/papers/ablations.ipynb #23750cde
 # chkstyle: skip
@@ -50,13 +51,13 @@ _acts = {f'{a}, soft': dict(mask_act=a, mixing='soft') for a in mask_acts} | {'t
 _parts = {f'{"" if e else "w/o "}EWFM, {"" if p else "w/o "}PF': dict(ewfm=e, pf=p) for p in (False, True) for e in (False, True)}
 _ways = {'w/o HP, w/o HE': ('orig',), 'HP, w/o HE': ('hp', 'orig'), 'w/o HP, HE': ('he', 'orig'), 'HP, HE': ('hp', 'he', 'orig')}
 studies = dict(
-    premix_table4=Study('PreMix-B', _parts, 'EWFM, PF', _px|dict(knobs=dict(dim=16, layers=4))),
-    premix_table5=Study('PreMix-H', {k: dict(branches=v) for k,v in _ways.items()}, 'HP, HE', _h),
-    premix_table6=Study('PreMix-H', {'1x': dict(scales=(1,)), '1x,2x': dict(scales=(2, 1)), '1x,2x,4x': dict(scales=(4, 2, 1))}, '1x,2x,4x', _h),
-    premix_fig17=Study('PreMix-B', _cuts, 'trained', _b),
-    premix_fig18=Study('PreMix-B', _acts, 'tanh_relu, trained', _b),
-    premix_fig20=Study('PreMix-B', {f'L={n}': dict(layers=n) for n in (2, 3, 4, 5)}, 'L=2', _b),
-    premix_fig21=Study('PreMix-B', {f'K={k}': dict(pf_kernel=k) for k in (1, 3, 5, 7, 9)}, 'K=3', _b))
+    premix_table4=Study('PreMix-B', _parts, 'EWFM, PF', _px|dict(knobs=dict(dim=16, layers=4)), one='GF2'),
+    premix_table5=Study('PreMix-H', {k: dict(branches=v) for k,v in _ways.items()}, 'HP, HE', _h, one='GF2'),
+    premix_table6=Study('PreMix-H', {'1x': dict(scales=(1,)), '1x,2x': dict(scales=(2, 1)), '1x,2x,4x': dict(scales=(4, 2, 1))}, '1x,2x,4x', _h, one='GF2'),
+    premix_fig17=Study('PreMix-B', _cuts, 'trained', _b, one='GF2'),
+    premix_fig18=Study('PreMix-B', _acts, 'tanh_relu, trained', _b, one='GF2'),
+    premix_fig20=Study('PreMix-B', {f'L={n}': dict(layers=n) for n in (2, 3, 4, 5)}, 'L=2', _b, one='GF2'),
+    premix_fig21=Study('PreMix-B', {f'K={k}': dict(pf_kernel=k) for k in (1, 3, 5, 7, 9)}, 'K=3', _b, one='GF2'))
 
 # %% ../../nbs/papers/ablations.ipynb #5129f7c8
 # chkstyle: skip
@@ -85,9 +86,9 @@ studies |= dict(
     sidp_table6=Study('SIDP', _shares, 'alpha=0.5 beta=0.5', _blind, 'full', tuple(k for i,k in enumerate(_shares) if i%2==0), seeds=3),
     sidp_table7=Study('SIDP', _without, 'full', _blind, 'full', seeds=3),
     sidp_fig9=Study('SIDP', {'SIDP': {}} | {m: dict(model=m, recipe=_seen) for m in ('DRPNN', 'DiCNN1', 'LAGConv', 'TFNet', 'MSDDN', 'LDPNet')}, 'SIDP', _blind, 'full', on=('WV2',), judged=('GF2', 'PLEIADES'), seeds=3),
-    sumdun_table4=Study('SUM-DUN', _dims, 'III: degradation operator 3D, proximal network 3D, multi-scale on', _unroll|dict(knobs=dict(d=4, blocks=(1,)*5, spim='none')), seeds=3),
-    sumdun_table5=Study('SUM-DUN', _guides, 'III: prompt guidance spatial-channel', _unroll|dict(text='real'), seeds=3),
-    sumdun_prompts=Study('SUM-DUN', {k: dict(recipe=dict(text=k)) for k in ('real', 'shuffled', 'constant', 'zero')}, 'real', _unroll, seeds=3))
+    sumdun_table4=Study('SUM-DUN', _dims, 'III: degradation operator 3D, proximal network 3D, multi-scale on', _unroll|dict(knobs=dict(d=4, blocks=(1,)*5, spim='none')), seeds=3, one='GF2'),
+    sumdun_table5=Study('SUM-DUN', _guides, 'III: prompt guidance spatial-channel', _unroll|dict(text='real'), seeds=3, one='GF2'),
+    sumdun_prompts=Study('SUM-DUN', {k: dict(recipe=dict(text=k)) for k in ('real', 'shuffled', 'constant', 'zero')}, 'real', _unroll, seeds=3, one='GF2'))
 
 # %% ../../nbs/papers/ablations.ipynb #a406bdfd
 def recipes_of(
@@ -212,7 +213,7 @@ def run(
     keep = Path(keep) if keep else Path(tempfile.mkdtemp()) if profile=='smoke' else settings.root()/'runs'/'ablations'
     scenes,device = 'made-up' if profile=='smoke' else scenes, settings.device(device)
     seeds = range(1 if profile=='smoke' else s.seeds) if seeds is None else seeds
-    files = ground(scenes, size, on=s.on)
+    files = (s.one and profile=='quick' and ground(scenes, size, on=(s.one,))) or ground(scenes, size, on=s.on)
     pairs = test_pairs(scenes, s.protocol, size, 0, device, files, s.judged, 128*(s.protocol=='full' and profile!='paper'), next(iter(recipes.values())).wald)
     out = [_marks(pairs)]
     for seed,k,q in tqdm([(seed, k, q) for seed in seeds for k,q in recipes.items()], desc=study):
