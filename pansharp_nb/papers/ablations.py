@@ -45,7 +45,8 @@ class Study:
 # chkstyle: skip
 _small = dict(steps=2000, batch=8, patch=32, lr=1e-3, loss='l1', scaling='peak', wald='toolbox')
 _px = _small|dict(wald='premix')
-_b,_h = _px|dict(knobs=dict(dim=16)), _px|dict(knobs=dict(dim=8))
+_b,_h = _px|dict(knobs=dict(dim=16)), _px|dict(steps=1000, knobs=dict(dim=8))
+_s = _b|dict(steps=1000) # Figure 17's curves have risen by then
 _cuts = {f'beta={b:g}': dict(mixing='step', beta=b) for b in (.1, .3, .5, .7, .9)} | {'trained': dict(mixing='trainable')}
 _acts = {f'{a}, soft': dict(mask_act=a, mixing='soft') for a in mask_acts} | {'tanh_relu, step': dict(mixing='step'), 'tanh_relu, trained': dict(mixing='trainable')}
 _parts = {f'{"" if e else "w/o "}EWFM, {"" if p else "w/o "}PF': dict(ewfm=e, pf=p) for p in (False, True) for e in (False, True)}
@@ -55,9 +56,9 @@ studies = dict(
     premix_table5=Study('PreMix-H', {k: dict(branches=v) for k,v in _ways.items()}, 'HP, HE', _h, one='GF2'),
     premix_table6=Study('PreMix-H', {'1x': dict(scales=(1,)), '1x,2x': dict(scales=(2, 1)), '1x,2x,4x': dict(scales=(4, 2, 1))}, '1x,2x,4x', _h, one='GF2'),
     premix_fig17=Study('PreMix-B', _cuts, 'trained', _b, one='GF2'),
-    premix_fig18=Study('PreMix-B', _acts, 'tanh_relu, trained', _b, one='GF2'),
-    premix_fig20=Study('PreMix-B', {f'L={n}': dict(layers=n) for n in (2, 3, 4, 5)}, 'L=2', _b, one='GF2'),
-    premix_fig21=Study('PreMix-B', {f'K={k}': dict(pf_kernel=k) for k in (1, 3, 5, 7, 9)}, 'K=3', _b, one='GF2'))
+    premix_fig18=Study('PreMix-B', _acts, 'tanh_relu, trained', _s, one='GF2'),
+    premix_fig20=Study('PreMix-B', {f'L={n}': dict(layers=n) for n in (2, 3, 4, 5)}, 'L=2', _s, one='GF2'),
+    premix_fig21=Study('PreMix-B', {f'K={k}': dict(pf_kernel=k) for k in (1, 3, 5, 7, 9)}, 'K=3', _s, one='GF2'))
 
 # %% ../../nbs/papers/ablations.ipynb #5129f7c8
 # chkstyle: skip
@@ -65,7 +66,7 @@ _kernels = {f'kernels {",".join(map(str, k))}': dict(kernel_sizes=k) for k in ((
 _memory = {'w/o GRU': dict(stage_gru='off', mmifb='sum'), 'w/o AFFB': dict(affb='concat'), 'AFFB w/o G': dict(affb='no_g'), 'w/o DAU': dict(dau=False), 'one stage': dict(two_stage=False)}
 studies |= dict(
     mfmif_ablation=Study('MFMIF-Net', {'full': {}} | {f'S={n}': dict(steps=n) for n in (1, 2, 4)} | _kernels | _memory, 'full',
-        _small|dict(loss='two_scale_l2', loss_args={}, batch=4, knobs=dict(width=8)), seeds=3),
+        _small|dict(loss='two_scale_l2', loss_args={}, batch=4, steps=1000, knobs=dict(width=8, global_residual=True)), seeds=3),
     dcfnet_table6=Study('DCFNet', {'plain sums': dict(dbf='none'), 'concatenation': dict(pfu='concat'), 'w/o PCFT': dict(pcft=False), 'full': {}}, 'full',
         _small|dict(loss='l2', knobs=dict(dim=8)), seeds=3))
 
@@ -79,7 +80,7 @@ _without = {'w/o LKA': dict(use_lka=False), 'w/o SSE': dict(use_sse=False), 'w/o
 _dims = {f'{n}: degradation operator {o}D, proximal network {p}D, multi-scale {"on" if m else "off"}': dict(op=f'{o}d', prox=f'{p}d', multiscale=m)
     for n,o,p,m in (('I', 2, 2, True), ('II', 3, 2, True), ('III', 3, 3, True), ('IV', 3, 3, False))}
 _seen = dict(protocol='reduced', loss='l2', batch=8, patch=32, steps=2000, scaling='peak', knobs={}, loss_args={})
-_unroll = _small|dict(batch=4, steps=1500, bands=(4,), knobs=dict(d=4, blocks=(1,)*5))
+_unroll = _small|dict(batch=4, steps=1000, bands=(4,), knobs=dict(d=4, blocks=(1,)*5))
 _guides = {f'{n}: prompt guidance {k}': dict(spim=k.replace('-', '_')) for n,k in (('I', 'channel'), ('II', 'spatial'), ('III', 'spatial-channel'), ('IV', 'cross-attention'))}
 studies |= dict(
     sidp_table5=Study('SIDP', _grid, 'C=16 N=4', _blind, 'full', tuple(f'C={C} N={N}' for C,N in ((8, 4), (16, 4), (32, 2), (32, 4), (32, 6), (64, 2), (64, 4), (64, 6), (128, 4))), seeds=3),
@@ -126,8 +127,9 @@ def said(study:str, scores:pd.DataFrame, profile:str='quick', steps:int=0)->str:
     "The same, as a sentence."
     q = size(study, profile, steps)
     args = ''.join(f', {k} {v}' for k,v in q['loss_args'].items() if k!='alpha')
+    skip = ', the upsampled MS added to every result (in the paper it is not)' if profile!='paper' and studies[study].base['knobs'].get('global_residual') else ''
     long = f"{q['steps']} steps" if q['steps'] else f"{q['epochs']} epochs"
-    return (f"{q['model']}, profile {profile}: {long} of {q['batch']} patches of {q['patch']} pixels, loss {q['loss']}{args}, rate {q['lr']:g}; seeds "
+    return (f"{q['model']}, profile {profile}: {long} of {q['batch']} patches of {q['patch']} pixels, loss {q['loss']}{args}, rate {q['lr']:g}{skip}; seeds "
         f"{', '.join(map(str, scores.seed.unique()))}; judged at {'full' if studies[study].protocol=='full' else 'reduced'} resolution on {', '.join(scores[scores.metric!='curve'].scene.unique())}.")
 
 # %% ../../nbs/papers/ablations.ipynb #db713eda
