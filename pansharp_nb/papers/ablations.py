@@ -44,9 +44,8 @@ class Study:
 # %% ../../nbs/papers/ablations.ipynb #23750cde
 # chkstyle: skip
 _small = dict(steps=2000, batch=8, patch=32, lr=1e-3, loss='l1', scaling='peak', wald='toolbox')
-_px = _small|dict(wald='premix')
-_b,_h = _px|dict(knobs=dict(dim=16)), _px|dict(steps=1000, knobs=dict(dim=8))
-_s = _b|dict(steps=1000) # Figure 17's curves have risen by then
+_px = _small|dict(steps=1000, wald='premix')
+_b,_h = _px|dict(knobs=dict(dim=16)), _px|dict(knobs=dict(dim=8))
 _cuts = {f'beta={b:g}': dict(mixing='step', beta=b) for b in (.1, .3, .5, .7, .9)} | {'trained': dict(mixing='trainable')}
 _acts = {f'{a}, soft': dict(mask_act=a, mixing='soft') for a in mask_acts} | {'tanh_relu, step': dict(mixing='step'), 'tanh_relu, trained': dict(mixing='trainable')}
 _parts = {f'{"" if e else "w/o "}EWFM, {"" if p else "w/o "}PF': dict(ewfm=e, pf=p) for p in (False, True) for e in (False, True)}
@@ -56,9 +55,9 @@ studies = dict(
     premix_table5=Study('PreMix-H', {k: dict(branches=v) for k,v in _ways.items()}, 'HP, HE', _h, one='GF2'),
     premix_table6=Study('PreMix-H', {'1x': dict(scales=(1,)), '1x,2x': dict(scales=(2, 1)), '1x,2x,4x': dict(scales=(4, 2, 1))}, '1x,2x,4x', _h, one='GF2'),
     premix_fig17=Study('PreMix-B', _cuts, 'trained', _b, one='GF2'),
-    premix_fig18=Study('PreMix-B', _acts, 'tanh_relu, trained', _s, one='GF2'),
-    premix_fig20=Study('PreMix-B', {f'L={n}': dict(layers=n) for n in (2, 3, 4, 5)}, 'L=2', _s, one='GF2'),
-    premix_fig21=Study('PreMix-B', {f'K={k}': dict(pf_kernel=k) for k in (1, 3, 5, 7, 9)}, 'K=3', _s, one='GF2'))
+    premix_fig18=Study('PreMix-B', _acts, 'tanh_relu, trained', _b, one='GF2'),
+    premix_fig20=Study('PreMix-B', {f'L={n}': dict(layers=n) for n in (2, 3, 4, 5)}, 'L=2', _b, one='GF2'),
+    premix_fig21=Study('PreMix-B', {f'K={k}': dict(pf_kernel=k) for k in (1, 3, 5, 7, 9)}, 'K=3', _b, one='GF2'))
 
 # %% ../../nbs/papers/ablations.ipynb #5129f7c8
 # chkstyle: skip
@@ -133,7 +132,7 @@ def said(study:str, scores:pd.DataFrame, profile:str='quick', steps:int=0)->str:
         f"{', '.join(map(str, scores.seed.unique()))}; judged at {'full' if studies[study].protocol=='full' else 'reduced'} resolution on {', '.join(scores[scores.metric!='curve'].scene.unique())}.")
 
 # %% ../../nbs/papers/ablations.ipynb #db713eda
-_kept = 0, 2 # folds of the boards that no study learns from
+_kept = dict(all=(0, 2), one=(0, 1, 2, 4)) # folds of the boards that a study does not learn from, of all satellites or of one
 
 def ground(
     scenes='auto', size:int=128, seed:int=0, # as in `scoring.gather`
@@ -146,18 +145,20 @@ def ground(
     for i,n in enumerate(on or ('QB', 'GF2', 'GE1')): save_scene(made_up(n, size, seed+i).assign_attrs(split='train'), d/f'{n}.nc')
     return sorted(d.glob('*.nc'))
 
-def held(files)->list: # of `ground`
+def held(
+    files, of:str='all' # of `ground`; `all` satellites, or `one`
+)->list:
     "Names of the scenes that a study is judged on: those of the kept folds."
     f = folds()
-    return sorted({*f[f.fold.isin(_kept)].scene} & {p.stem for p in files})
+    return sorted({*f[f.fold.isin(_kept[of])].scene} & {p.stem for p in files})
 
 def test_pairs(
     scenes, protocol, size, seed, device, # as in `scoring.gather` and `run`
     files=(), sensors=(), most:int=0,     # of `ground`; judge all scenes of these sensors instead; MS rows and columns at most
-    how:str='toolbox'                     # of `wald`
+    how:str='toolbox', kept=None          # of `wald`; names of the scenes, default `held`
 ):                                        # [(scene, ms, pan, reference, sensor)]
     "The scenes to judge on, with four bands, as a network sees them; of named sensors all of more than 8 bits, since no network has seen them."
-    mine = [f for f in files if f.stem in held(files)]
+    mine = [f for f in files if f.stem in (held(files) if kept is None else kept)]
     if sensors and (folder := settings.scenes_dir() if scenes=='auto' else Path(scenes)) and folder.is_dir(): ds = _whole(folder, sensors)
     elif mine: ds = [d for f in mine for d in [four(open_scene(f))] if protocol=='reduced' or d.attrs['kind']!='reduced_resolution_triplet']
     else: ds = [d for d in scoring.gather(scenes, ','.join(sensors) or 'all', protocol, size, seed)[0] if d.sizes['band']==4 and d.attrs['ratio']==4]
@@ -174,7 +175,7 @@ def _whole(folder, sensors): # full-scale scenes of these sensors, of more than 
 # %% ../../nbs/papers/ablations.ipynb #08afc9f3
 def _trained(
     model:str, q:Recipe, pairs, files, # network, recipe, `test_pairs`, scenes to train on
-    out:Path, seed:int=0, device='cpu'
+    out:Path, seed:int=0, device='cpu', kept=None # as in `test_pairs`
 )->pd.DataFrame:                        # `scene, sensor, metric, value`; the validation curve as metric `curve`, its steps as scenes
     "Train one variant once and judge it; read what is there if it was done before."
     done = out/'scores.csv'
@@ -182,7 +183,7 @@ def _trained(
     from pansharp_nb import training # seconds, that who only reads need not wait
     gpu = torch.device(device).type=='cuda'
     how = dict(accelerator='gpu' if gpu else 'cpu', devices=1, precision='32-true' if gpu or not torch.cpu._is_avx512_bf16_supported() else 'bf16-mixed')
-    how |= dict(progress=False, save_every=max(1, q.steps//6), without=held(files), tests=True)
+    how |= dict(progress=False, save_every=max(1, q.steps//6), without=held(files) if kept is None else kept, tests=True)
     net,data,clock = training.train(model, q, files, out, (out/'last.ckpt').exists(), seed=seed, **how)
     said = text_vectors({d.attrs['name']: d for d,*_ in pairs}, q.text) if q.text else {}
     if q.text=='constant': said = dict.fromkeys(said, next(iter(data.texts.values()))) # the one of the training
@@ -215,13 +216,15 @@ def run(
     keep = Path(keep) if keep else Path(tempfile.mkdtemp()) if profile=='smoke' else settings.root()/'runs'/'ablations'
     scenes,device = 'made-up' if profile=='smoke' else scenes, settings.device(device)
     seeds = range(1 if profile=='smoke' else s.seeds) if seeds is None else seeds
-    files = (s.one and profile=='quick' and ground(scenes, size, on=(s.one,))) or ground(scenes, size, on=s.on)
-    pairs = test_pairs(scenes, s.protocol, size, 0, device, files, s.judged, 128*(s.protocol=='full' and profile!='paper'), next(iter(recipes.values())).wald)
+    mine = ground(scenes, size, on=(s.one,)) if s.one and profile=='quick' else []
+    files = mine or ground(scenes, size, on=s.on)
+    kept = held(files, 'one' if mine else 'all')
+    pairs = test_pairs(scenes, s.protocol, size, 0, device, files, s.judged, 128*(s.protocol=='full' and profile!='paper'), next(iter(recipes.values())).wald, kept)
     out = [_marks(pairs)]
     for seed,k,q in tqdm([(seed, k, q) for seed in seeds for k,q in recipes.items()], desc=study):
         model = s.variants[k].get('model', s.model)
         words = json.dumps([model, asdict(q), seed, [p.name for p in files], [(d.attrs['name'], *ms.shape) for d,ms,*_ in pairs]])
-        d = _trained(model, q, pairs, files, keep/study/f'{k}-{hashlib.sha256(words.encode()).hexdigest()[:8]}'.replace('/', ''), seed, device)
+        d = _trained(model, q, pairs, files, keep/study/f'{k}-{hashlib.sha256(words.encode()).hexdigest()[:8]}'.replace('/', ''), seed, device, kept)
         out.append(d.assign(method=k, seed=seed, weights=f'trained, seed {seed}'))
     return pd.concat(out).assign(protocol=s.protocol, profile=profile)[scoring.columns]
 
