@@ -26,7 +26,7 @@ def l2(x:Tensor, y:Tensor)->Tensor: # both `(B, C, H, W)`
 # %% ../nbs/losses.ipynb #7a567251
 def two_scale_l2(
     x:Tensor,  # result `(B, C, H, W)`
-    x2:Tensor, # result of the first stage `(B, C, H/2, W/2)`
+    x2:Tensor, # result of the first stage `(B, C, H/2, W/2)`; `None` of a network with one stage
     gt:Tensor, # truth `(B, C, H, W)`
     lam:float=4,           # weight of the half scale
     reduction:str='mean'   # `mean` squared error, `sum_per_image` (mean over the batch), or its root, `norm`
@@ -38,7 +38,7 @@ def two_scale_l2(
         if reduction=='mean': return l2(a, b)
         if reduction=='norm': return (a-b).flatten(1).norm(dim=1).mean()
         return (a-b).square().sum((1, 2, 3)).mean()
-    return e(x, gt) + lam*e(x2, downsample(gt, 2))
+    return e(x, gt) + (0 if x2 is None else lam*e(x2, downsample(gt, 2)))
 
 # %% ../nbs/losses.ipynb #93f646d2
 def sam_loss(

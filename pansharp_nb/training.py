@@ -37,7 +37,7 @@ from torch.utils._pytree import tree_map
 def _two_scales(net, b, lam=4., norm='l2'):
     x,half = net(b['ms'], b['pan'], aux=True)
     if norm=='l2': return losses.two_scale_l2(x, half, b['gt'], lam)
-    return _l12(x, b['gt']) + lam*losses.l1(half, losses.downsample(b['gt'], 2))
+    return _l12(x, b['gt']) + (0 if half is None else lam*losses.l1(half, losses.downsample(b['gt'], 2)))
 
 def _sidp(net, b, **kw):
     x,a = net(b['ms'], b['pan'], aux=True)

@@ -1,5 +1,6 @@
 "Training can be killed, shared and repeated: same seed, same bytes, whatever happens in between."
 import contextlib, csv, h5py, io, json, numpy as np, os, pytest, resource, scipy.io, shutil, signal, subprocess, sys, time, torch
+from functools import partial
 from pathlib import Path
 from pansharp_nb import scoring
 from pansharp_nb.cli import main
@@ -7,8 +8,9 @@ from pansharp_nb.data.patches import Batches, grounds, turn, variant
 from pansharp_nb.data.scenes import save_scene
 from pansharp_nb.data.synthetic import made_up
 from pansharp_nb.models.networks import build, networks
+from pansharp_nb.papers import ablations
 from pansharp_nb.recipes import recipe, recipes
-from pansharp_nb.training import _channels_last, rate
+from pansharp_nb.training import _channels_last, objectives, rate
 pytest.importorskip('lightning')
 pytestmark = pytest.mark.usefixtures('one_thread')
 
@@ -191,3 +193,13 @@ def test_a_dead_layer_is_named(ground, tmp_path, monkeypatch):
 
 def test_a_training_leaves_the_process_as_it_was(ground, tmp_path):
     assert here(ground, tmp_path/'run', '--set', 'steps=3')[0]==0 and not torch.are_deterministic_algorithms_enabled()
+
+@pytest.mark.parametrize('study', ablations.studies)
+def test_every_variant_of_a_study_can_learn(study):
+    for k,q in ablations.recipes_of(study).items():
+        torch.manual_seed(0)
+        net = build(ablations.studies[study].variants[k].get('model', ablations.studies[study].model), 4, 4, **q.knobs)
+        b = dict(ms=torch.rand(1, 4, 8, 8), pan=torch.rand(1, 1, 32, 32), gt=torch.rand(1, 4, 32, 32))
+        loss = objectives[q.loss](partial(net, t=torch.rand(1, 384)) if q.text else net, b, **q.loss_args)
+        loss.backward()
+        assert loss.isfinite() and sum(p.grad.abs().sum() for p in net.parameters() if p.grad is not None)>0, k
