@@ -67,7 +67,7 @@ studies |= dict(
     mfmif_ablation=Study('MFMIF-Net', {'full': {}} | {f'S={n}': dict(steps=n) for n in (1, 2, 4)} | _kernels | _memory, 'full',
         _small|dict(loss='two_scale_l2', loss_args={}, batch=4, steps=1000, knobs=dict(width=8, global_residual=True)), seeds=3, one='GF2'),
     dcfnet_table6=Study('DCFNet', {'plain sums': dict(dbf='none'), 'concatenation': dict(pfu='concat'), 'w/o PCFT': dict(pcft=False), 'full': {}}, 'full',
-        _small|dict(loss='l2', steps=1000, knobs=dict(dim=8, residual=True)), seeds=3, one='GF2'))
+        _small|dict(loss='l2', steps=4000, knobs=dict(dim=8)), seeds=3, one='GF2'))
 
 # %% ../../nbs/papers/ablations.ipynb #915b6a97
 # chkstyle: skip
@@ -126,7 +126,7 @@ def said(study:str, scores:pd.DataFrame, profile:str='quick', steps:int=0)->str:
     "The same, as a sentence."
     q = size(study, profile, steps)
     args = ''.join(f', {k} {v}' for k,v in q['loss_args'].items() if k!='alpha')
-    skip = ', the upsampled MS added to every result (in the paper it is not)' if profile!='paper' and {'residual', 'global_residual'} & {*studies[study].base['knobs']} else ''
+    skip = ', the upsampled MS added to every result (in the paper it is not)' if profile!='paper' and studies[study].base['knobs'].get('global_residual') else ''
     long = f"{q['steps']} steps" if q['steps'] else f"{q['epochs']} epochs"
     return (f"{q['model']}, profile {profile}: {long} of {q['batch']} patches of {q['patch']} pixels, loss {q['loss']}{args}, rate {q['lr']:g}{skip}; seeds "
         f"{', '.join(map(str, scores.seed.unique()))}; judged at {'full' if studies[study].protocol=='full' else 'reduced'} resolution on {', '.join(scores[scores.metric!='curve'].scene.unique())}.")
