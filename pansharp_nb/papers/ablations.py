@@ -155,10 +155,10 @@ def held(
 def test_pairs(
     scenes, protocol, size, seed, device, # as in `scoring.gather` and `run`
     files=(), sensors=(), most:int=0,     # of `ground`; judge all scenes of these sensors instead; MS rows and columns at most
-    how:str='toolbox', kept=None          # of `wald`; names of the scenes, default `held`
+    how:str='toolbox', kept=()            # of `wald`; names of the scenes, of `held`
 ):                                        # [(scene, ms, pan, reference, sensor)]
     "The scenes to judge on, with four bands, as a network sees them; of named sensors all of more than 8 bits, since no network has seen them."
-    mine = [f for f in files if f.stem in (held(files) if kept is None else kept)]
+    mine = [f for f in files if f.stem in kept]
     if sensors and (folder := settings.scenes_dir() if scenes=='auto' else Path(scenes)) and folder.is_dir(): ds = _whole(folder, sensors)
     elif mine: ds = [d for f in mine for d in [four(open_scene(f))] if protocol=='reduced' or d.attrs['kind']!='reduced_resolution_triplet']
     else: ds = [d for d in scoring.gather(scenes, ','.join(sensors) or 'all', protocol, size, seed)[0] if d.sizes['band']==4 and d.attrs['ratio']==4]
@@ -175,7 +175,7 @@ def _whole(folder, sensors): # full-scale scenes of these sensors, of more than 
 # %% ../../nbs/papers/ablations.ipynb #08afc9f3
 def _trained(
     model:str, q:Recipe, pairs, files, # network, recipe, `test_pairs`, scenes to train on
-    out:Path, seed:int=0, device='cpu', kept=None # as in `test_pairs`
+    out:Path, seed:int=0, device='cpu', kept=() # as in `test_pairs`
 )->pd.DataFrame:                        # `scene, sensor, metric, value`; the validation curve as metric `curve`, its steps as scenes
     "Train one variant once and judge it; read what is there if it was done before."
     done = out/'scores.csv'
@@ -183,7 +183,7 @@ def _trained(
     from pansharp_nb import training # seconds, that who only reads need not wait
     gpu = torch.device(device).type=='cuda'
     how = dict(accelerator='gpu' if gpu else 'cpu', devices=1, precision='32-true' if gpu or not torch.cpu._is_avx512_bf16_supported() else 'bf16-mixed')
-    how |= dict(progress=False, save_every=max(1, q.steps//6), without=held(files) if kept is None else kept, tests=True)
+    how |= dict(progress=False, save_every=max(1, q.steps//6), without=kept, tests=True)
     net,data,clock = training.train(model, q, files, out, (out/'last.ckpt').exists(), seed=seed, **how)
     said = text_vectors({d.attrs['name']: d for d,*_ in pairs}, q.text) if q.text else {}
     if q.text=='constant': said = dict.fromkeys(said, next(iter(data.texts.values()))) # the one of the training

@@ -105,7 +105,7 @@ class Comparison:
         low,one = next(filter(None, low), ''),ruled_means(self.scores)
         bare = [n for n in self.boards if 'TV' in self.rows() and len(d := self.mine(n)[0]) and 'TV' not in set(d.method)]
         notes = reporting.missing(self.why) | ({f'TV left out on {", ".join(bare)}': [f'the toolbox has its parameters for {", ".join(tv_sets)} only']} if bare else {})
-        notes |= {'Not trained far enough': [low]} if low else {}
+        notes |= {'No floor' if low==effects.no_floor else 'Not trained far enough': [low]} if low else {}
         return notes | ({'One scene rules a mean': one} if one else {})
 
     def banner(self):
