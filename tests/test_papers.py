@@ -1,5 +1,6 @@
 "The papers' numbers, their claims, and the studies that answer them: checks that need no image, and trainings of two steps."
-import re
+import json, re
+from dataclasses import asdict
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from pansharp_nb import scoring
@@ -7,8 +8,9 @@ from pansharp_nb.data.scenes import to_tensors
 from pansharp_nb.data.synthetic import made_up
 from pansharp_nb.models import networks
 from pansharp_nb.models.networks import build
-from pansharp_nb.papers import ablations, claims, effects
+from pansharp_nb.papers import ablations, boards, claims, effects
 from pansharp_nb.papers.reported import agreement, paper_and_ours, board, reported
+from pansharp_nb.recipes import recipe
 
 root = Path(__file__).parents[1]
 seeds = root.parent/'shared'/'seeds'
@@ -143,6 +145,27 @@ def test_study_is_trained_once(tmp_path):
     gone = next(iter(files))
     gone.unlink()
     assert ablations.run('premix_fig21', **kw).equals(a) and gone.read_bytes()==files[gone][1]
+
+def test_boards_keep_what_another_machine_trained(tmp_path, monkeypatch):
+    "A fold of today's recipe is not trained again and stays in the file; one of another recipe does not."
+    q = json.loads(json.dumps(asdict(recipe('PNN', 'board'))))
+    more = dict(recipe='board', minutes=1., machine='', precision='', validation=[], without=[], commit='')
+    def fold(home, k, steps):
+        d = home/'built'/'PNN'/str(k)
+        d.mkdir(parents=True)
+        (d/'PNN.safetensors').touch()
+        (d/'PNN.json').write_text(json.dumps(more | dict(seed=k, words=q | dict(steps=steps), steps=steps)))
+        pd.DataFrame([dict(scene=f'scene {k}', seed=k, value=home.name)]).to_csv(d/'scores.csv', index=False)
+    for k,steps in ((0, q['steps']), (1, q['steps']), (2, 7)): fold(tmp_path/'old', k, steps)
+    for k in (1, 3): fold(tmp_path/'new', k, q['steps'])
+    for home in ('old', 'new'): boards.collect(home=tmp_path/home, to=tmp_path/'to')
+    d = pd.read_csv(tmp_path/'to'/'built'/'PNN.csv.gz')
+    assert [*zip(d.seed, d.value)]==[(0, 'old'), (1, 'new'), (3, 'new')]
+    assert [c['seed'] for c in json.loads((tmp_path/'to'/'built'/'PNN.json').read_text())]==[0, 1, 3]
+    asked = []
+    monkeypatch.setattr(boards, 'fold_scores', lambda m, k, *a, **kw: asked.append(k))
+    boards.work(models=['PNN'], home=tmp_path/'third', to=tmp_path/'to')
+    assert asked==[2, 4]
 
 def test_study_leaves_no_file_of_the_reader(tmp_path):
     with pytest.raises(ValueError, match='no study'): ablations.run('premix_tabel4', 'smoke', keep=tmp_path)

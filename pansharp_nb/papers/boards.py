@@ -8,6 +8,7 @@ __all__ = ['ways', 'stand_ins', 'folds', 'deal', 'four', 'fold_scores', 'keeper'
 
 # %% ../../nbs/papers/boards.ipynb #7f3159f7
 import gzip, json, math, pandas as pd, sys, torch, warnings
+from dataclasses import asdict
 from pathlib import Path
 from .. import prompts, scoring, settings
 from ..data.patches import sources
@@ -157,37 +158,44 @@ def _judge_made(file, q):
 _order = ('FusionNet PanNet DiCNN1 PNN A-PNN PreMix-B MSDCNN Z-PNN DRPNN GPPNN TFNet LAGConv DCFNet PreMix-H UTSN PGCU MFMIF-Net SIDP lambda-PNN LDPNet '
     'ADKNet SFINet MSDDN AWFLN SUM-DUN BDPN MDCUN').split()
 
+def _home(): return settings.root()/settings.config()['paths']['reports']/'boards'
+
+def _cards(model, way, at): # of the trainings that the reports hold, if by today's recipe
+    f,q = at/way/f'{model}.json',json.loads(json.dumps(asdict(recipe(model, ways[way]))))
+    return [c for c in json.loads(f.read_text(encoding='utf-8')) if c['words']==q] if f.exists() else []
+
 def work(
     way:str='built', models=_order, # a key of `ways`; networks in order
-    home=None                      # as in `fold_scores`
+    home=None, to=None             # as in `fold_scores` and `collect`
 ):
     "Train what nobody has trained or is training."
     home = Path(home or settings.root()/'runs'/'boards')
     torch.set_num_threads(1)
-    for m,k in [(m, k) for m in models for k in range(5)]:
+    for m,k in [(m, k) for m in models for k in sorted({*range(5)}-{c['seed'] for c in _cards(m, way, Path(to or _home()))})]:
         try:
             with owned(home/way/m/str(k), name='lock'): fold_scores(m, k, way, home=home)
         except Exception as e: print(f'{m} {k}: {type(e).__name__}: {e}', file=sys.stderr, flush=True)
 
 # %% ../../nbs/papers/boards.ipynb #2d6bf860
-def _home(): return settings.root()/settings.config()['paths']['reports']/'boards'
-
 def _keep(file, d): write(file, gzip.compress(d.to_csv(index=False, float_format='%.6g').encode(), mtime=0)) # the same bytes for the same scores
 
 # %% ../../nbs/papers/boards.ipynb #938bcea8
 def collect(
     way:str='built', home=None, to=None # as in `work`; folder, default `reports/boards`
 ):
-    "Bring the scores of all trainings into one file a network."
+    "Bring the scores of all trainings into one file a network, beside those it holds."
     home,to = Path(home or settings.root()/'runs'/'boards')/way,Path(to or _home())/way
     to.mkdir(parents=True, exist_ok=True)
     for d in sorted(home.glob('*')):
         done = sorted(d.glob('*/scores*.csv'))
         if not done: continue
-        _keep(to/f'{d.name}.csv.gz', pd.concat(map(pd.read_csv, done)))
         cards = [json.loads(next(f.glob('*.safetensors')).with_suffix('.json').read_text(encoding='utf-8')) for f in sorted({f.parent for f in done})]
+        was = [c for c in _cards(d.name, way, to.parent) if c['seed'] not in {c['seed'] for c in cards}]
+        new,file = pd.concat(map(pd.read_csv, done)),to/f'{d.name}.csv.gz'
+        old = pd.read_csv(file)[lambda d: d.seed.isin([c['seed'] for c in was])] if was else new[:0]
+        _keep(file, pd.concat([old, new]).sort_values('seed', kind='stable'))
         keep = 'seed recipe words steps minutes machine precision validation without commit'.split()
-        write(to/f'{d.name}.json', json.dumps([{k: c[k] for k in keep} for c in cards], indent=1)+'\n')
+        write(to/f'{d.name}.json', json.dumps([{k: c[k] for k in keep} for c in sorted([*was, *cards], key=lambda c: c['seed'])], indent=1)+'\n')
 
 def classical(
     methods='all', scenes=None, home=None, to=None # names of classical methods; folders, as in `fold_scores` and `collect`
