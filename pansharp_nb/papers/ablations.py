@@ -238,14 +238,20 @@ def found(
     study:str, profile:str='quick', # as in `run`
     scenes:str='auto', seeds:str='0,1,2', # as in `run`; separated by commas
     steps:int=0, device='cpu', # as in `run`
-    take:str='new' # `new`, or `committed`: what the reports hold
+    take:str='new' # `new`; `committed`: what the reports hold; `more`: that and the seeds it lacks
 )->tuple:                        # scores, what was run, notes, more for `reporting.provenance`
-    "What a report of a study shows; `ValueError` where nothing is committed."
+    "What a report of a study shows; `ValueError` where nothing is committed, or nothing that more of the same can be added to."
+    asked = [int(i) for i in seeds.split(',')]
     if take=='new':
-        d = run(study, profile, scenes, [int(i) for i in seeds.split(',')], steps, device)
+        d = run(study, profile, scenes, asked, steps, device)
         return d, said(study, d, profile, steps), {}, {}
     was = Committed(study, profile)
     d,today = was.scores, said(study, was.scores, profile, steps)
+    if take=='more':
+        if today!=was.said: raise ValueError(f'{study}: the report holds "{was.said}", and today it would be "{today}"; take new')
+        more,had = run(study, profile, scenes, [i for i in asked if i not in {*d.seed}], steps, device),', '.join(map(str, d.seed.unique()))
+        d = pd.concat([d, more[more.weights!='-']])
+        return d, said(study, d, profile, steps), {'Trained before': [f'seeds {had}, at commit {was.origin["commit"]}']}, {}
     other = {} if today==was.said else {'An earlier setting; a run of today would be': [today.partition('; seeds')[0]]}
     return d, was.said, other, was.more
 
