@@ -45,7 +45,8 @@ class Study:
 # chkstyle: skip
 _small = dict(steps=2000, batch=8, patch=32, lr=1e-3, loss='l1', scaling='peak', wald='toolbox')
 _px = _small|dict(steps=1000, wald='premix')
-_b,_h = _px|dict(knobs=dict(dim=16)), _px|dict(knobs=dict(dim=8))
+_quick = dict(lr=4e-3, warmup=100)
+_b,_h = _px|dict(knobs=dict(dim=16)), _px|_quick|dict(steps=600, knobs=dict(dim=8))
 _cuts = {f'beta={b:g}': dict(mixing='step', beta=b) for b in (.1, .3, .5, .7, .9)} | {'trained': dict(mixing='trainable')}
 _acts = {f'{a}, soft': dict(mask_act=a, mixing='soft') for a in mask_acts} | {'tanh_relu, step': dict(mixing='step'), 'tanh_relu, trained': dict(mixing='trainable')}
 _parts = {f'{"" if e else "w/o "}EWFM, {"" if p else "w/o "}PF': dict(ewfm=e, pf=p) for p in (False, True) for e in (False, True)}
@@ -65,30 +66,30 @@ _kernels = {f'kernels {",".join(map(str, k))}': dict(kernel_sizes=k) for k in ((
 _memory = {'w/o GRU': dict(stage_gru='off', mmifb='sum'), 'w/o AFFB': dict(affb='concat'), 'AFFB w/o G': dict(affb='no_g'), 'w/o DAU': dict(dau=False), 'one stage': dict(two_stage=False)}
 studies |= dict(
     mfmif_ablation=Study('MFMIF-Net', {'full': {}} | {f'S={n}': dict(steps=n) for n in (1, 2, 4)} | _kernels | _memory, 'full',
-        _small|dict(loss='two_scale_l2', loss_args={}, batch=4, steps=1000, knobs=dict(width=8, global_residual=True)), seeds=3, one='GF2'),
+        _small|dict(loss='two_scale_l2', loss_args={}, batch=4, steps=1000, knobs=dict(width=8, global_residual=True))|_quick, seeds=3, one='GF2'),
     dcfnet_table6=Study('DCFNet', {'plain sums': dict(dbf='none'), 'concatenation': dict(pfu='concat'), 'w/o PCFT': dict(pcft=False), 'full': {}}, 'full',
-        _small|dict(loss='l2', steps=4000, knobs=dict(dim=8)), seeds=3, one='GF2'))
+        _small|dict(loss='l2', steps=2000, knobs=dict(dim=8), lr=1e-2, warmup=100), one='GF2'))
 
 # %% ../../nbs/papers/ablations.ipynb #915b6a97
 # chkstyle: skip
-_blind = dict(steps=1500, batch=2, patch=64, lr=1e-3, loss='sidp', loss_args={}, scaling='stretch', protocol='full', knobs=dict(C=16, N=2))
+_blind = _quick|dict(steps=600, batch=2, patch=64, loss='sidp', loss_args={}, scaling='stretch', protocol='full', knobs=dict(C=16, N=2, global_residual=True))
 _grid = {f'C={C} N={N}': dict(C=C, N=N) for C in (8, 16, 32, 64, 128) for N in (2, 4, 6, 8, 10)}
 _shares = {f'alpha={a/10:g} beta={1-a/10:g}': dict(alpha=a/10) for a in range(1, 10)}
 _without = {'w/o LKA': dict(use_lka=False), 'w/o SSE': dict(use_sse=False), 'w/o spectral loss (spatial loss only)': dict(alpha=0.),
     'w/o spatial loss (spectral loss only)': dict(alpha=1.), 'full': {}}
 _dims = {f'{n}: degradation operator {o}D, proximal network {p}D, multi-scale {"on" if m else "off"}': dict(op=f'{o}d', prox=f'{p}d', multiscale=m)
     for n,o,p,m in (('I', 2, 2, True), ('II', 3, 2, True), ('III', 3, 3, True), ('IV', 3, 3, False))}
-_seen = dict(protocol='reduced', loss='l2', batch=8, patch=32, steps=2000, scaling='peak', knobs={}, loss_args={})
-_unroll = _small|dict(batch=4, steps=1000, bands=(4,), knobs=dict(d=4, blocks=(1,)*5))
+_seen = dict(protocol='reduced', loss='l2', batch=8, patch=32, steps=2000, lr=1e-3, scaling='peak', knobs={}, loss_args={})
+_unroll = _small|_quick|dict(batch=4, steps=400, bands=(4,), knobs=dict(d=4, blocks=(1,)*5))
 _guides = {f'{n}: prompt guidance {k}': dict(spim=k.replace('-', '_')) for n,k in (('I', 'channel'), ('II', 'spatial'), ('III', 'spatial-channel'), ('IV', 'cross-attention'))}
 studies |= dict(
-    sidp_table5=Study('SIDP', _grid, 'C=16 N=4', _blind, 'full', tuple(f'C={C} N={N}' for C,N in ((8, 4), (16, 4), (32, 2), (32, 4), (32, 6), (64, 2), (64, 4), (64, 6), (128, 4))), seeds=3),
-    sidp_table6=Study('SIDP', _shares, 'alpha=0.5 beta=0.5', _blind, 'full', tuple(k for i,k in enumerate(_shares) if i%2==0), seeds=3),
-    sidp_table7=Study('SIDP', _without, 'full', _blind, 'full', seeds=3),
+    sidp_table5=Study('SIDP', _grid, 'C=16 N=4', _blind|dict(steps=300), 'full', tuple(f'C={C} N={N}' for C,N in ((8, 4), (16, 4), (32, 2), (32, 4), (32, 6))), seeds=3),
+    sidp_table6=Study('SIDP', _shares, 'alpha=0.5 beta=0.5', _blind, 'full', tuple(k for i,k in enumerate(_shares) if i%2==0)),
+    sidp_table7=Study('SIDP', _without, 'full', _blind, 'full'),
     sidp_fig9=Study('SIDP', {'SIDP': {}} | {m: dict(model=m, recipe=_seen) for m in ('DRPNN', 'DiCNN1', 'LAGConv', 'TFNet', 'MSDDN', 'LDPNet')}, 'SIDP', _blind, 'full', on=('WV2',), judged=('GF2', 'PLEIADES'), seeds=3),
-    sumdun_table4=Study('SUM-DUN', _dims, 'III: degradation operator 3D, proximal network 3D, multi-scale on', _unroll|dict(knobs=dict(d=4, blocks=(1,)*5, spim='none')), seeds=3, one='GF2'),
-    sumdun_table5=Study('SUM-DUN', _guides, 'III: prompt guidance spatial-channel', _unroll|dict(text='real'), seeds=3, one='GF2'),
-    sumdun_prompts=Study('SUM-DUN', {k: dict(recipe=dict(text=k)) for k in ('real', 'shuffled', 'constant', 'zero')}, 'real', _unroll, seeds=3, one='GF2'))
+    sumdun_table4=Study('SUM-DUN', _dims, 'III: degradation operator 3D, proximal network 3D, multi-scale on', _unroll|dict(knobs=dict(d=4, blocks=(1,)*5, spim='none')), one='GF2'),
+    sumdun_table5=Study('SUM-DUN', _guides, 'III: prompt guidance spatial-channel', _unroll|dict(text='real'), one='GF2'),
+    sumdun_prompts=Study('SUM-DUN', {k: dict(recipe=dict(text=k)) for k in ('real', 'shuffled', 'constant', 'zero')}, 'real', _unroll, one='GF2'))
 
 # %% ../../nbs/papers/ablations.ipynb #a406bdfd
 def recipes_of(
