@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['studies', 'Study', 'recipes_of', 'profile', 'size', 'said', 'ground', 'held', 'test_pairs', 'run', 'found', 'summary',
-           'beside', 'effects', 'dots', 'conclusion', 'curves', 'still']
+           'beside', 'effects', 'dots', 'conclusion', 'curves', 'turned', 'pictures', 'still']
 
 # %% ../../nbs/papers/ablations.ipynb #38ddfcab
 import hashlib, json, matplotlib.pyplot as plt, pandas as pd, tempfile, torch
 from dataclasses import asdict, dataclass, replace
+from itertools import combinations
 from .. import losses, scoring, settings
 from ..data.patches import sources
 from ..data.synthetic import made_up
@@ -17,7 +18,7 @@ from ..layers.ewfm import mask_acts
 from ..data.scaling import scale_of
 from ..models.networks import WithText, as_method
 from .boards import folds, four
-from .effects import effect, lower
+from .effects import effect, least, lower
 from .reported import metrics, reported
 from ..reporting import Committed, number, plural
 from ..recipes import Recipe, recipe
@@ -337,11 +338,29 @@ def _curve(scores): # step x method
 
 def curves(scores:pd.DataFrame): # what `run` gave; a figure
     "PSNR while training."
-    ax = _curve(scores).plot(marker='o', ms=3, lw=1.2, figsize=(6, 3.4), colormap='tab20')
+    t = _curve(scores)
+    ax = t.plot(marker='o', ms=3, lw=1.2, figsize=(6, 3.4), colormap='tab10' if t.shape[1]<=10 else 'tab20')
     ax.set(xlabel='step', ylabel='PSNR on validation strips')
     ax.legend(fontsize=6, ncol=2, frameon=False, title=None)
     ax.figure.tight_layout()
     return ax.figure
+
+# %% ../../nbs/papers/ablations.ipynb #35a71ffb
+def turned(scores:pd.DataFrame)->str: # what `run` gave
+    "How far the order of the variants has settled."
+    t = {m: v.dropna() for m,v in _curve(scores).items()}
+    then,end = ({m: v[v.index<=v.index[-1]*k].iloc[-1] for m,v in t.items()} for k in (2/3, 1))
+    pairs = [(then[a]-then[b], end[a]-end[b]) for a,b in combinations(t, 2)]
+    far = sum(x*y<0 and min(abs(x), abs(y))>least['PSNR'] for x,y in pairs)
+    return (f'PSNR on strips of the training scenes, mean of all trainings. Of {plural(len(pairs), "pair")} of variants {sum(x*y<0 for x,y in pairs)} changed places in the last third, '
+        f'{far} of them from and to a lead of more than {least["PSNR"]} dB.')
+
+def pictures(
+    scores:pd.DataFrame, metric:str='PSNR', relative:bool=True # as in `dots`
+)->dict: # caption -> figure
+    "What a report of a study shows."
+    out = {'One dot a training: its mean over the scenes. The bar is their mean.': dots(scores, metric, relative)}
+    return out | ({turned(scores): curves(scores)} if len(_curve(scores)) else {})
 
 # %% ../../nbs/papers/ablations.ipynb #7c6d2cc6
 def still(
