@@ -170,7 +170,7 @@ def verdict_of(
 )->dict: # `id, paper, says, where, holds, kind, verdict, metrics, effect, low, high, scenes, trainings, against, note`
     "What our numbers say to a claim; effect and interval are those of the comparison that decides."
     test,out = claim['test'],{k: claim[k] for k in ('id', 'paper', 'says', 'where', 'holds')} | dict(kind='size' if {'count', 'timed'} & set(claim['test']) else 'quality')
-    if 'needs' in test: return out | dict(verdict='not testable here', note=test['needs'])
+    if why := test.get('needs', test.get(studies)): return out | dict(verdict='not testable here', note=why)
     if 'count' in test: return out | dict(zip(('verdict', 'note'), _count_word(test, claim['holds'])))
     exact = [k for k in ('printed', 'timed', 'shown') if k in test]
     if exact: return out | dict(zip(('verdict', 'note'), dict(printed=partial(_printed_word, claim['paper']), timed=_timed_word, shown=_shown_word)[exact[0]](test)))
