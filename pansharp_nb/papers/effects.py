@@ -10,7 +10,7 @@ import numpy as np, pandas as pd
 from scipy.special import stdtr, stdtrit
 
 # %% ../../nbs/papers/effects.ipynb #e06b95d2
-lower = {'SAM', 'ERGAS', 'RASE', 'RMSE', 'D_lambda', 'D_s', 'D_sR', 'D_lambda_K', 'KL', 'params', 'MACs', 'time'} # smaller is better
+lower = {'SAM', 'ERGAS', 'RASE', 'RMSE', 'D_lambda', 'D_s', 'D_s of the toolbox', 'D_sR', 'D_lambda_K', 'KL', 'params', 'MACs', 'time'} # smaller is better
 
 def table(
     scores:pd.DataFrame # tidy
@@ -95,7 +95,7 @@ def holm(p)->np.ndarray: # p-values of one claim
 
 # %% ../../nbs/papers/effects.ipynb #6b03eb56
 no_floor = 'EXP and GSA were not run beside it'
-_shown_by = dict(D_lambda='D_s', QNR='D_s') # the metric in which EXP is a floor
+_shown_by = dict.fromkeys(('D_lambda', 'D_s', 'QNR'), ('D_s of the toolbox', 'D_s')) # the metrics in which EXP is a floor
 
 def floor_fault(
     scores:pd.DataFrame, # tidy, with EXP and GSA
@@ -107,7 +107,7 @@ def floor_fault(
     if not trained & {*a, *over}: return ''
     known = [k for k in (metric, 'PSNR', 'QNR') if {'EXP', 'GSA'}<=set(scores[scores.metric==k].method)]
     if not known: return no_floor
-    ground = next(k for k in (_shown_by.get(known[0]), known[0]) if k in set(scores.metric))
+    ground = next(k for k in (*_shown_by.get(known[0], ()), known[0]) if k in set(scores.metric))
     def below(m, base, k): # on the scenes that both have
         d = scores[(scores.metric==k) & scores.method.isin([m, base])].pivot_table(index='scene', columns='method', values='value').dropna()*(-1 if k in lower else 1)
         return {m, base}<=set(d) and len(d)>0 and bool(d[m].mean()<d[base].mean())
