@@ -230,7 +230,7 @@ def scores(
     if not files: return None
     d = pd.concat(map(pd.read_csv, files))
     d = d[(d.protocol==protocol) & ((d.wald==wald) | (protocol!='reduced'))]
-    floor = d[(d.convention=='toolbox') & (d.metric=='D_s') & (convention!='toolbox')].assign(metric='D_s of the toolbox')
+    floor = d[(d.convention=='toolbox') & (d.metric=='D_s') & (convention!='toolbox')].assign(metric='D_s of the toolbox', convention=convention)
     d = pd.concat([d[d.convention==convention], floor])
     radians = d.metric.eq('SAM') & (convention=='premix')
     return d.assign(value=d.value.where(~radians, d.value*180/math.pi)).drop_duplicates(['method', 'scene', 'seed', 'metric'])
