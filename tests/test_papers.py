@@ -154,14 +154,14 @@ def test_boards_keep_what_another_machine_trained(tmp_path, monkeypatch):
         d = home/'built'/'PNN'/str(k)
         d.mkdir(parents=True)
         (d/'PNN.safetensors').touch()
-        (d/'PNN.json').write_text(json.dumps(more | dict(seed=k, words=q | dict(steps=steps), steps=steps)))
+        (d/'PNN.json').write_text(json.dumps(more | dict(seed=k, words=q | dict(steps=steps), steps=steps)), encoding='utf-8')
         pd.DataFrame([dict(scene=f'scene {k}', seed=k, value=home.name)]).to_csv(d/'scores.csv', index=False)
     for k,steps in ((0, q['steps']), (1, q['steps']), (2, 7)): fold(tmp_path/'old', k, steps)
     for k in (1, 3): fold(tmp_path/'new', k, q['steps'])
     for home in ('old', 'new'): boards.collect(home=tmp_path/home, to=tmp_path/'to')
     d = pd.read_csv(tmp_path/'to'/'built'/'PNN.csv.gz')
     assert [*zip(d.seed, d.value)]==[(0, 'old'), (1, 'new'), (3, 'new')]
-    assert [c['seed'] for c in json.loads((tmp_path/'to'/'built'/'PNN.json').read_text())]==[0, 1, 3]
+    assert [c['seed'] for c in json.loads((tmp_path/'to'/'built'/'PNN.json').read_text('utf-8'))]==[0, 1, 3]
     asked = []
     monkeypatch.setattr(boards, 'fold_scores', lambda m, k, *a, **kw: asked.append(k))
     boards.work(models=['PNN'], home=tmp_path/'third', to=tmp_path/'to')
