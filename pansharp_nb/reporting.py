@@ -750,7 +750,7 @@ def save(
     "Write `name.csv`, `.md`, `.tex`, `.json`, `.html`, and `name-1.jpg`, ...; `ValueError` without a conclusion."
     if not plain(conclusion): raise ValueError(f'{name}: a report says first what its numbers say: pass a conclusion')
     folder,none = Path(folder),scores is None
-    bs = {} if none else {plain(t): b for t,b in boards(scores, kinds).items()}
+    bs = {} if none else {plain(t): b for t,b in boards(scores[scores.metric!='curve'], kinds).items()} # a curve has steps, not scenes
     title,conclusion,banner,said = map(plain, (title, conclusion, banner, said or lead(scores)))
     notes = {plain(k): [plain(i) for i in v] for k,v in (notes or {}).items()}
     tables = {plain(t): f for t,f in (tables or {}).items()}

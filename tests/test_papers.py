@@ -182,6 +182,11 @@ def test_text_reaches_the_network():
         with torch.no_grad(): x,y = (networks.WithText(net, v)(ms/2047, pan/2047) for v in t)
         assert torch.equal(x, y)==same
 
+@pytest.mark.parametrize('page', sorted((root/'reports').glob('[tf]*/*.html')), ids=lambda p: p.stem)
+def test_a_curve_is_no_score(page):
+    "Steps of a training are neither scenes nor a satellite: no report has a table of them."
+    assert '<h2>-</h2>' not in page.read_text('utf-8')
+
 def test_front_page_is_the_scorecard():
     "README's table is the committed scorecard's."
     f = root/'reports'/'tables'/'scorecard.csv'

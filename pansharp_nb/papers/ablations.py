@@ -254,7 +254,8 @@ def found(
         more,had = run(study, profile, scenes, [i for i in asked if i not in {*d.seed}], steps, device),', '.join(map(str, d.seed.unique()))
         d = pd.concat([d, more[more.weights!='-']])
         return d, said(study, d, profile, steps), {'Trained before': [f'seeds {had}, at commit {was.origin["commit"]}']}, {}
-    other = {} if today==was.said else {'An earlier setting; a run of today would be': [today.partition('; seeds')[0]]}
+    other = {k: v for k,v in was.notes.items() if k=='Trained before'}
+    if today!=was.said: other |= {'An earlier setting; a run of today would be': [today.partition('; seeds')[0]]}
     return d, was.said, other, was.more
 
 # %% ../../nbs/papers/ablations.ipynb #8532e010
