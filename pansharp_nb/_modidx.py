@@ -2397,6 +2397,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'pansharp_nb/papers/effects.py'),
                                             'pansharp_nb.papers.effects.floor_fault': ( 'papers/effects.html#floor_fault',
                                                                                         'pansharp_nb/papers/effects.py'),
+                                            'pansharp_nb.papers.effects.floors': ( 'papers/effects.html#floors',
+                                                                                   'pansharp_nb/papers/effects.py'),
                                             'pansharp_nb.papers.effects.holm': ( 'papers/effects.html#holm',
                                                                                  'pansharp_nb/papers/effects.py'),
                                             'pansharp_nb.papers.effects.interval': ( 'papers/effects.html#interval',

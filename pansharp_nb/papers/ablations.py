@@ -18,7 +18,7 @@ from ..layers.ewfm import mask_acts
 from ..data.scaling import scale_of
 from ..models.networks import WithText, as_method
 from .boards import folds, four
-from .effects import effect, least, lower
+from .effects import effect, floors, least, lower
 from .reported import metrics, reported
 from ..reporting import Committed, number, plural
 from ..recipes import Recipe, recipe
@@ -126,11 +126,12 @@ def size(study:str, profile:str='quick', steps:int=0)->dict: # as in `recipes_of
 
 def said(study:str, scores:pd.DataFrame, profile:str='quick', steps:int=0)->str: # what `run` gave
     "The same, as a sentence."
-    q = size(study, profile, steps)
+    q,base = size(study, profile, steps),{} if profile=='paper' else studies[study].base
     args = ''.join(f', {k} {v}' for k,v in q['loss_args'].items() if k!='alpha')
-    skip = ', the upsampled MS added to every result (in the paper it is not)' if profile!='paper' and studies[study].base['knobs'].get('global_residual') else ''
+    skip = ', the upsampled MS added to every result (in the paper it is not)' if base.get('knobs', {}).get('global_residual') else ''
+    slow = f' after a warm-up of {base["warmup"]}' if 'warmup' in base else ''
     long = f"{q['steps']} steps" if q['steps'] else f"{q['epochs']} epochs"
-    return (f"{q['model']}, profile {profile}: {long} of {q['batch']} patches of {q['patch']} pixels, loss {q['loss']}{args}, rate {q['lr']:g}{skip}; seeds "
+    return (f"{q['model']}, profile {profile}: {long} of {q['batch']} patches of {q['patch']} pixels, loss {q['loss']}{args}, rate {q['lr']:g}{slow}{skip}; seeds "
         f"{', '.join(map(str, scores.seed.unique()))}; judged at {'full' if studies[study].protocol=='full' else 'reduced'} resolution on {', '.join(scores[scores.metric!='curve'].scene.unique())}.")
 
 # %% ../../nbs/papers/ablations.ipynb #db713eda
@@ -251,9 +252,10 @@ def found(
     d,today = was.scores, said(study, was.scores, profile, steps)
     if take=='more':
         if today!=was.said: raise ValueError(f'{study}: the report holds "{was.said}", and today it would be "{today}"; take new')
-        more,had = run(study, profile, scenes, [i for i in asked if i not in {*d.seed}], steps, device),', '.join(map(str, d.seed.unique()))
+        had = [int(i) for i in d[d.weights!='-'].seed.unique()]
+        more = run(study, profile, scenes, [i for i in asked if i not in had], steps, device)
         d = pd.concat([d, more[more.weights!='-']])
-        return d, said(study, d, profile, steps), {'Trained before': [f'seeds {had}, at commit {was.origin["commit"]}']}, {}
+        return d, said(study, d, profile, steps), {'Trained before': [*was.notes.get('Trained before', []), f'seeds {", ".join(map(str, had))}, at commit {was.origin["commit"]}']}, {}
     other = {k: v for k,v in was.notes.items() if k=='Trained before'}
     if today!=was.said: other |= {'An earlier setting; a run of today would be': [today.partition('; seeds')[0]]}
     return d, was.said, other, was.more
@@ -326,13 +328,13 @@ def conclusion(
     words = [f'{k} than "{ref}" (95 % interval without zero): {_each(ix)}' for k,ix in sure.items() if k and len(ix)]
     words += [f'not told apart from it at this size: {_each(sure[""])}'] if len(sure['']) else []
     if said_so := '; '.join(words): out += f' {said_so[0].upper()}{said_so[1:]}.'
-    if 'EXP' not in set(d.method): return f'Interpolation was not run beside it, so no claim rests on this. {out}'
-    ground = 'D_s' if metric=='QNR' and 'D_s' in set(scores.metric) else metric # where EXP is a floor, see `effects`
+    if not (stands := floors(scores, metric)): return f'Interpolation was not run beside it, so no claim rests on this. {out}'
+    ground = stands[1]
     means = scores[scores.metric==ground].groupby('method').value.mean()
     below = [m for m in per.index if (means[m]-means['EXP'])*(-1 if ground in lower else 1)<0]
     low = f'{plural(len(below), "variant")} of {len(per)} worse' if below else 'all variants are better'
     if len(below)==len(per): return f'No variant has passed interpolation ({ground} {number(means["EXP"])}): not trained far enough to be compared. {out}'
-    return f'{out} Interpolation has {"" if ground==metric else "a D_s of "}{number(means["EXP"])}, {low}.'
+    return f'{out} Interpolation has {"" if ground==metric else f"a {ground} of "}{number(means["EXP"])}, {low}.'
 
 # %% ../../nbs/papers/ablations.ipynb #d5c39525
 def _curve(scores): # step x method
