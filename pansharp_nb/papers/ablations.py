@@ -69,11 +69,11 @@ studies |= dict(
     mfmif_ablation=Study('MFMIF-Net', {'full': {}} | {f'S={n}': dict(steps=n) for n in (1, 2, 4)} | _kernels | _memory, 'full',
         _small|dict(loss='two_scale_l2', loss_args={}, batch=4, steps=1000, knobs=dict(width=8, global_residual=True)), seeds=3, one='GF2'),
     dcfnet_table6=Study('DCFNet', {'plain sums': dict(dbf='none'), 'concatenation': dict(pfu='concat'), 'w/o PCFT': dict(pcft=False), 'full': {}}, 'full',
-        _small|dict(loss='l2', steps=1000, knobs=dict(dim=8), lr=1e-2, warmup=100), one='GF2'))
+        _small|_quick|dict(loss='l2', steps=800, knobs=dict(dim=8, residual=True)), one='GF2'))
 
 # %% ../../nbs/papers/ablations.ipynb #915b6a97
 # chkstyle: skip
-_blind = dict(steps=1000, batch=2, patch=64, lr=1e-3, loss='sidp', loss_args=dict(unit='rad'), scaling='stretch', protocol='full', knobs=dict(C=16, N=2, global_residual=True))
+_blind = dict(steps=1000, batch=4, patch=32, lr=1e-3, loss='sidp', loss_args=dict(unit='rad'), scaling='stretch', protocol='full', knobs=dict(C=16, N=2, global_residual=True))
 _grid = {f'C={C} N={N}': dict(C=C, N=N) for C in (8, 16, 32, 64, 128) for N in (2, 4, 6, 8, 10)}
 _shares = {f'alpha={a/10:g} beta={1-a/10:g}': dict(alpha=a/10) for a in range(1, 10)}
 _without = {'w/o LKA': dict(use_lka=False), 'w/o SSE': dict(use_sse=False), 'w/o spectral loss (spatial loss only)': dict(alpha=0.),
@@ -86,7 +86,7 @@ _guides = {f'{n}: prompt guidance {k}': dict(spim=k.replace('-', '_')) for n,k i
 studies |= dict(
     sidp_table5=Study('SIDP', _grid, 'C=16 N=4', _blind, 'full', tuple(f'C={C} N={N}' for C,N in ((8, 4), (16, 4), (32, 2), (32, 4), (32, 6))), seeds=3),
     sidp_table6=Study('SIDP', _shares, 'alpha=0.5 beta=0.5', _blind, 'full', tuple(k for i,k in enumerate(_shares) if i%2==0)),
-    sidp_table7=Study('SIDP', _without, 'full', _blind, 'full'),
+    sidp_table7=Study('SIDP', _without, 'full', _blind|dict(batch=2, patch=64), 'full'),
     sidp_fig9=Study('SIDP', {'SIDP': {}} | {m: dict(model=m, recipe=_seen) for m in ('DRPNN', 'DiCNN1', 'LAGConv', 'TFNet', 'MSDDN', 'LDPNet')}, 'SIDP', _blind, 'full', on=('WV2',), judged=('GF2', 'PLEIADES'), seeds=3),
     sumdun_table4=Study('SUM-DUN', _dims, 'III: degradation operator 3D, proximal network 3D, multi-scale on', _unroll|dict(knobs=dict(d=4, blocks=(1,)*5, spim='none')), one='GF2'),
     sumdun_table5=Study('SUM-DUN', _guides, 'III: prompt guidance spatial-channel', _unroll|dict(text='real'), one='GF2'),

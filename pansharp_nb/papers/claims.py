@@ -149,6 +149,8 @@ def _notes(test, lost, gone, faults):
     said = ['on made-up scenes'] if test.get('board', '').startswith('truth') else []
     said += [f'{", ".join(gone)} cannot be rebuilt'] if gone else []
     said += [f'not compared with {", ".join(lost)}'] if lost else []
+    named = {*([test['a']] if isinstance(test['a'], str) else test['a']), *test['over']}
+    said += [f'{n}: {t}' for n,t in boards.remarks().items() if 'board' in test and n in named]
     return '; '.join([*said, *dict.fromkeys(filter(None, faults.values()))])
 
 def _tested(test, studies): # words a metric, the deciding comparison, a note

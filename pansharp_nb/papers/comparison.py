@@ -106,6 +106,8 @@ class Comparison:
         bare = [n for n in self.boards if 'TV' in self.rows() and len(d := self.mine(n)[0]) and 'TV' not in set(d.method)]
         notes = reporting.missing(self.why) | ({f'TV left out on {", ".join(bare)}': [f'the toolbox has its parameters for {", ".join(tv_sets)} only']} if bare else {})
         notes |= {'No floor' if low==effects.no_floor else 'Not trained far enough': [low]} if low else {}
+        own = boards.remarks() if 'built' in set(self.scores.get('profile', [])) else {}
+        notes |= {f'{m} is not all its paper says': [t] for m,t in own.items() if m in set(self.scores.method)}
         return notes | ({'One scene rules a mean': one} if one else {})
 
     def banner(self):
