@@ -128,7 +128,7 @@ def said(study:str, scores:pd.DataFrame, profile:str='quick', steps:int=0)->str:
     "The same, as a sentence."
     q,base = size(study, profile, steps),{} if profile=='paper' else studies[study].base
     args = ''.join(f', {k} {v}' for k,v in q['loss_args'].items() if k!='alpha')
-    skip = ', the upsampled MS added to every result (in the paper it is not)' if base.get('knobs', {}).get('global_residual') else ''
+    skip = ', the upsampled MS added to every result (in the paper it is not)' if any(base.get('knobs', {}).get(k) for k in ('global_residual', 'residual')) else ''
     slow = f' after a warm-up of {base["warmup"]}' if 'warmup' in base else ''
     long = f"{q['steps']} steps" if q['steps'] else f"{q['epochs']} epochs"
     return (f"{q['model']}, profile {profile}: {long} of {q['batch']} patches of {q['patch']} pixels, loss {q['loss']}{args}, rate {q['lr']:g}{slow}{skip}; seeds "
