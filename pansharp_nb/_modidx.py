@@ -2391,6 +2391,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                            'pansharp_nb/papers/comparison.py'),
                                                'pansharp_nb.papers.comparison.scenes_of': ( 'papers/comparison.html#scenes_of',
                                                                                             'pansharp_nb/papers/comparison.py'),
+                                               'pansharp_nb.papers.comparison.set_apart': ( 'papers/comparison.html#set_apart',
+                                                                                            'pansharp_nb/papers/comparison.py'),
                                                'pansharp_nb.papers.comparison.slopes': ( 'papers/comparison.html#slopes',
                                                                                          'pansharp_nb/papers/comparison.py')},
             'pansharp_nb.papers.effects': { 'pansharp_nb.papers.effects._gathered': ( 'papers/effects.html#_gathered',
