@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ways', 'stand_ins', 'folds', 'deal', 'four', 'fold_scores', 'keeper', 'made', 'judged_made', 'work', 'collect',
-           'classical', 'scores', 'flat', 'remarks']
+           'classical', 'scores', 'flat', 'learning', 'remarks']
 
 # %% ../../nbs/papers/boards.ipynb #7f3159f7
 import gzip, json, math, pandas as pd, sys, torch, warnings
@@ -235,13 +235,23 @@ def scores(
     radians = d.metric.eq('SAM') & (convention=='premix')
     return d.assign(value=d.value.where(~radians, d.value*180/math.pi)).drop_duplicates(['method', 'scene', 'seed', 'metric'])
 
+
+
+# %% ../../nbs/papers/boards.ipynb #d917c28d
 def _trainings(way, at): return {f.stem: json.loads(f.read_text(encoding='utf-8')) for f in sorted((Path(at or _home())/way).glob('*.json'))}
+
+def _late(v): # (step, dB) -> what the last third added; much, if nobody looked before
+    return max(p for _,p in v)-max([p for t,p in v if t<=v[-1][0]*2/3], default=0)
 
 def flat(way:str='built', at=None, least:float=.05)->list: # dB
     "Networks whose validation curve no longer rose in the last third of any training."
-    def still(v): return len(v)>2 and max(p for t,p in v)-max(p for t,p in v if t<=v[-1][0]*2/3)<least
-    return [n for n,cs in _trainings(way, at).items() if all(still(c['validation']) for c in cs)]
+    return [n for n,cs in _trainings(way, at).items() if all(_late(c['validation'])<least for c in cs)]
 
+def learning(way:str='built', at=None, least:float=.5)->list: # dB
+    "Networks whose trainings still added more than this in their last third, in the mean."
+    return [n for n,cs in _trainings(way, at).items() if sum(_late(c['validation']) for c in cs)>least*len(cs)]
+
+# %% ../../nbs/papers/boards.ipynb #763d0ead
 def remarks(way:str='built', at=None)->dict: # network -> what its recipe says
     "Networks with a knob or a loss that is not their paper's, and which."
     return {n: cs[0]['words']['note'] for n,cs in _trainings(way, at).items() if cs[0]['words']['knobs'] or cs[0]['words']['loss_args']}

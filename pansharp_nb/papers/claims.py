@@ -24,7 +24,7 @@ words = {
     'contradicted here': ("a comparison is on the other side, by more than is small, after Holm's correction for how many the claim makes", '#b5301f'),
     'alike': ('nothing is worse, and at least one difference is certain to be smaller than anyone would act on', '#2470a8'),
     'not told apart': ('the interval of a difference holds zero', '#666666'),
-    'not trained far enough': ('a network is below plain interpolation, or the better one is not above GSA: it has not learned enough to be compared', '#8a6d00'),
+    'not trained far enough': ('a network is below plain interpolation, or the better one is not above GSA, or the one that lost was still learning', '#8a6d00'),
     'not testable here': ('data or code that cannot be had, or fewer than three scenes', '#888888')}
 order = tuple(words)
 _judged = order[:5]
@@ -162,6 +162,9 @@ def _tested(test, studies): # words a metric, the deciding comparison, a note
     flat = boards.flat() if 'board' in test else ablations.still(scores)
     faults = {m: effects.floor_fault(scores, test['a'], over, m, flat) for m in test['metrics']}
     words = {m: 'not trained far enough' if faults[m] else metric_word(g, test.get('within')) for m,g in d.groupby('metric', sort=False)}
+    young = {m: effects.early(w, test['a'], over, boards.learning()) if 'board' in test else [] for m,w in words.items()}
+    words = {m: 'not trained far enough' if young[m] else w for m,w in words.items()}
+    faults |= {m: f'{", ".join(n)} lost while still learning' for m,n in young.items() if n}
     if any(o in networks.networks for o in lost): words = {m: 'not trained far enough' if w=='confirmed' else w for m,w in words.items()}
     return words, _deciding(d, test.get('within')), _notes(test, lost, gone, faults)
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['lower', 'least', 'no_floor', 'table', 'differences', 'spread', 'interval', 'effect', 'word', 'holm', 'floors',
-           'floor_fault']
+           'floor_fault', 'early']
 
 # %% ../../nbs/papers/effects.ipynb #dd5edf8d
 import numpy as np, pandas as pd
@@ -119,3 +119,9 @@ def floor_fault(
     low = [f'{m} is below GSA' for m in a if m in trained and below(m, 'GSA', known)]
     where = '' if ground==metric else f' in {ground}'
     return ', '.join([*low, *(f'{m} is below EXP{where}' for m in (*a, *over) if m in trained and m not in flat and below(m, 'EXP', ground))])
+
+# %% ../../nbs/papers/effects.ipynb #2444843c
+def early(word:str, a, over, learning)->list: # of one metric; one name, or several; names
+    "Who lost while it was still learning."
+    lost = {'contradicted here': [a] if isinstance(a, str) else a, 'confirmed': over}.get(word, ())
+    return [m for m in lost if m in learning]

@@ -39,6 +39,7 @@ def scores_of(
 # %% ../../nbs/papers/joined.ipynb #698d561d
 def _verdicts(paper, scores, ref, metric): # Series of the paper's values; tidy scores; whose rivals -> Series of words
     sign,flat = -1 if metric in effects.lower else 1,boards.flat()
+    young = boards.learning() if 'built' in set(scores.get('profile', [])) else []
     t,found = effects.table(scores[scores.metric==metric]) if len(scores) else pd.DataFrame(),{}
     for m in paper.index.drop(ref, errors='ignore'):
         if not {(metric, m), (metric, ref)}<=set(t): continue
@@ -52,7 +53,8 @@ def _verdicts(paper, scores, ref, metric): # Series of the paper's values; tidy 
         if found[m]['n']<3: return 'not told apart'
         if effects.floor_fault(scores, ref, [m], metric, flat): return 'not trained far enough'
         w = effects.word(found[m], effects.least[metric], p[m])
-        return dict(better='confirmed', worse='contradicted here').get(w, w)
+        w = dict(better='confirmed', worse='contradicted here').get(w, w)
+        return 'not trained far enough' if effects.early(w, ref, [m], young) else w
     return pd.Series({m: word(m) for m in paper.index})
 
 # %% ../../nbs/papers/joined.ipynb #a5c165e8
