@@ -243,6 +243,7 @@ def _trainings(way, at): return {f.stem: json.loads(f.read_text(encoding='utf-8'
 def _late(v): # (step, dB) -> what the last third added; much, if nobody looked before
     return max(p for _,p in v)-max([p for t,p in v if t<=v[-1][0]*2/3], default=0)
 
+# %% ../../nbs/papers/boards.ipynb #3263b327
 def flat(way:str='built', at=None, least:float=.05)->list: # dB
     "Networks whose validation curve no longer rose in the last third of any training."
     return [n for n,cs in _trainings(way, at).items() if all(_late(c['validation'])<least for c in cs)]
