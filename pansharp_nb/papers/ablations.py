@@ -69,7 +69,7 @@ studies |= dict(
     mfmif_ablation=Study('MFMIF-Net', {'full': {}} | {f'S={n}': dict(steps=n) for n in (1, 2, 4)} | _kernels | _memory, 'full',
         _small|dict(loss='two_scale_l2', loss_args={}, batch=4, steps=1000, knobs=dict(width=8, global_residual=True)), seeds=3, one='GF2'),
     dcfnet_table6=Study('DCFNet', {'plain sums': dict(dbf='none'), 'concatenation': dict(pfu='concat'), 'w/o PCFT': dict(pcft=False), 'full': {}}, 'full',
-        _small|_quick|dict(loss='l2', steps=800, knobs=dict(dim=8, residual=True)), one='GF2'))
+        _small|dict(loss='l2', steps=1000, knobs=dict(dim=8), lr=1e-2, warmup=100), one='GF2'))
 
 # %% ../../nbs/papers/ablations.ipynb #915b6a97
 # chkstyle: skip
