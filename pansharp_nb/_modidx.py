@@ -2217,6 +2217,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                        'pansharp_nb/papers/ablations.py'),
                                               'pansharp_nb.papers.ablations._trained': ( 'papers/ablations.html#_trained',
                                                                                          'pansharp_nb/papers/ablations.py'),
+                                              'pansharp_nb.papers.ablations._way': ( 'papers/ablations.html#_way',
+                                                                                     'pansharp_nb/papers/ablations.py'),
                                               'pansharp_nb.papers.ablations._whole': ( 'papers/ablations.html#_whole',
                                                                                        'pansharp_nb/papers/ablations.py'),
                                               'pansharp_nb.papers.ablations.beside': ( 'papers/ablations.html#beside',

@@ -69,7 +69,7 @@ studies |= dict(
     mfmif_ablation=Study('MFMIF-Net', {'full': {}} | {f'S={n}': dict(steps=n) for n in (1, 2, 4)} | _kernels | _memory, 'full',
         _small|dict(loss='two_scale_l2', loss_args={}, batch=4, steps=1000, knobs=dict(width=8, global_residual=True)), seeds=3, one='GF2'),
     dcfnet_table6=Study('DCFNet', {'plain sums': dict(dbf='none'), 'concatenation': dict(pfu='concat'), 'w/o PCFT': dict(pcft=False), 'full': {}}, 'full',
-        _small|dict(loss='l2', steps=1000, knobs=dict(dim=8), lr=1e-2, warmup=100), one='GF2'))
+        _small|dict(loss='l2', steps=800, knobs=dict(dim=8, residual=True), lr=1e-2, warmup=100), one='GF2'))
 
 # %% ../../nbs/papers/ablations.ipynb #915b6a97
 # chkstyle: skip
@@ -124,14 +124,25 @@ def size(study:str, profile:str='quick', steps:int=0)->dict: # as in `recipes_of
     q = next(iter(recipes_of(study, profile, steps).values()))
     return dict(model=studies[study].model, profile=profile, **{k: getattr(q, k) for k in 'steps epochs batch patch lr loss loss_args scaling'.split()})
 
+
+
+# %% ../../nbs/papers/ablations.ipynb #bae47e9e
+def _way(r): # `Recipe` -> words, but for the arguments of the loss
+    long = f'{r.steps} steps' if r.steps else f'{r.epochs} epochs'
+    return f'{long} of {r.batch} patches of {r.patch} pixels, loss {r.loss}{{args}}, rate {r.lr:g}'
+
 def said(study:str, scores:pd.DataFrame, profile:str='quick', steps:int=0)->str: # what `run` gave
     "The same, as a sentence."
     q,base = size(study, profile, steps),{} if profile=='paper' else studies[study].base
     args = ''.join(f', {k} {v}' for k,v in q['loss_args'].items() if k!='alpha')
     skip = ', the upsampled MS added to every result (in the paper it is not)' if any(base.get('knobs', {}).get(k) for k in ('global_residual', 'residual')) else ''
     slow = f' after a warm-up of {base["warmup"]}' if 'warmup' in base else ''
-    long = f"{q['steps']} steps" if q['steps'] else f"{q['epochs']} epochs"
-    return (f"{q['model']}, profile {profile}: {long} of {q['batch']} patches of {q['patch']} pixels, loss {q['loss']}{args}, rate {q['lr']:g}{slow}{skip}; seeds "
+    rows = recipes_of(study, profile, steps)
+    how,others = _way(next(iter(rows.values()))),{}
+    for k,r in rows.items():
+        if _way(r)!=how: others.setdefault(_way(r), []).append(k)
+    rest = ''.join(f'; {", ".join(ks)}: {w.format(args="")}' for w,ks in others.items())
+    return (f"{q['model']}, profile {profile}: {how.format(args=args)}{slow}{skip}{rest}; seeds "
         f"{', '.join(map(str, scores.seed.unique()))}; judged at {'full' if studies[study].protocol=='full' else 'reduced'} resolution on {', '.join(scores[scores.metric!='curve'].scene.unique())}.")
 
 # %% ../../nbs/papers/ablations.ipynb #db713eda
@@ -344,7 +355,8 @@ def _curve(scores): # step x method
 def curves(scores:pd.DataFrame): # what `run` gave; a figure
     "PSNR while training."
     t = _curve(scores)
-    ax = t.plot(marker='o', ms=3, lw=1.2, figsize=(6, 3.4), colormap='tab10' if t.shape[1]<=10 else 'tab20')
+    ax = t.interpolate(method='index', limit_area='inside').plot(lw=1.2, figsize=(6, 3.4), colormap='tab10' if t.shape[1]<=10 else 'tab20')
+    for line,m in zip(list(ax.lines), t): ax.plot(t[m], 'o', ms=3, color=line.get_color(), label='_')
     ax.set(xlabel='step', ylabel='PSNR on validation strips')
     ax.legend(fontsize=6, ncol=2, frameon=False, title=None)
     ax.figure.tight_layout()
@@ -373,5 +385,5 @@ def still(
     least:float=.05      # dB
 )->list:                 # of variants
     "Variants whose curve no longer rises."
-    t = _curve(scores)
-    return [m for m in t if t[m].max()-t[m][t.index<=t.index.max()*2/3].max()<least]
+    def late(v): return v.max()-v[v.index<=v.index[-1]*2/3].max()
+    return [m for m,v in _curve(scores).items() if late(v.dropna())<least]
