@@ -147,7 +147,7 @@ def test_study_is_trained_once(tmp_path):
     assert ablations.run('premix_fig21', **kw).equals(a) and gone.read_bytes()==files[gone][1]
 
 def test_boards_keep_what_another_machine_trained(tmp_path, monkeypatch):
-    "A fold of today's recipe is not trained again and stays in the file; one of another recipe does not."
+    "A fold of today's recipe is not trained again and stays in the file; one of another recipe does not, nor does one that is still being judged come in."
     q = json.loads(json.dumps(asdict(recipe('PNN', 'board'))))
     more = dict(recipe='board', minutes=1., machine='', precision='', validation=[], without=[], commit='')
     def fold(home, k, steps):
@@ -155,9 +155,12 @@ def test_boards_keep_what_another_machine_trained(tmp_path, monkeypatch):
         d.mkdir(parents=True)
         (d/'PNN.safetensors').touch()
         (d/'PNN.json').write_text(json.dumps(more | dict(seed=k, words=q | dict(steps=steps), steps=steps)), encoding='utf-8')
-        pd.DataFrame([dict(scene=f'scene {k}', seed=k, value=home.name)]).to_csv(d/'scores.csv', index=False)
+        s = pd.DataFrame([dict(scene=f'scene {k}', seed=k, value=home.name)])
+        s.to_csv(d/'scores.csv', index=False)
+        s[:0].to_csv(d/'scores-made.csv', index=False)
     for k,steps in ((0, q['steps']), (1, q['steps']), (2, 7)): fold(tmp_path/'old', k, steps)
-    for k in (1, 3): fold(tmp_path/'new', k, q['steps'])
+    for k in (1, 3, 4): fold(tmp_path/'new', k, q['steps'])
+    (tmp_path/'new'/'built'/'PNN'/'4'/'scores-made.csv').unlink()
     for home in ('old', 'new'): boards.collect(home=tmp_path/home, to=tmp_path/'to')
     d = pd.read_csv(tmp_path/'to'/'built'/'PNN.csv.gz')
     assert [*zip(d.seed, d.value)]==[(0, 'old'), (1, 'new'), (3, 'new')]

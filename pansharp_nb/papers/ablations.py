@@ -18,7 +18,7 @@ from ..layers.ewfm import mask_acts
 from ..data.scaling import scale_of
 from ..models.networks import WithText, as_method
 from .boards import folds, four
-from .effects import effect, floors, least, lower
+from .effects import effect, floors, late, least, lower
 from .reported import metrics, reported
 from ..reporting import Committed, number, plural
 from ..recipes import Recipe, recipe
@@ -124,26 +124,24 @@ def size(study:str, profile:str='quick', steps:int=0)->dict: # as in `recipes_of
     q = next(iter(recipes_of(study, profile, steps).values()))
     return dict(model=studies[study].model, profile=profile, **{k: getattr(q, k) for k in 'steps epochs batch patch lr loss loss_args scaling'.split()})
 
-
-
 # %% ../../nbs/papers/ablations.ipynb #bae47e9e
-def _way(r): # `Recipe` -> words, but for the arguments of the loss
+def _way(r, own): # `Recipe`, what a study sets of it -> words
     long = f'{r.steps} steps' if r.steps else f'{r.epochs} epochs'
-    return f'{long} of {r.batch} patches of {r.patch} pixels, loss {r.loss}{{args}}, rate {r.lr:g}'
+    args = ''.join(f', {k} {v}' for k,v in r.loss_args.items() if k!='alpha')
+    slow = f' after a warm-up of {r.warmup}' if 'warmup' in own else ''
+    return f'{long} of {r.batch} patches of {r.patch} pixels, loss {r.loss}{args}, rate {r.lr:g}{slow}'
 
 def said(study:str, scores:pd.DataFrame, profile:str='quick', steps:int=0)->str: # what `run` gave
     "The same, as a sentence."
-    q,base = size(study, profile, steps),{} if profile=='paper' else studies[study].base
-    args = ''.join(f', {k} {v}' for k,v in q['loss_args'].items() if k!='alpha')
-    skip = ', the upsampled MS added to every result (in the paper it is not)' if any(base.get('knobs', {}).get(k) for k in ('global_residual', 'residual')) else ''
-    slow = f' after a warm-up of {base["warmup"]}' if 'warmup' in base else ''
-    rows = recipes_of(study, profile, steps)
-    how,others = _way(next(iter(rows.values()))),{}
-    for k,r in rows.items():
-        if _way(r)!=how: others.setdefault(_way(r), []).append(k)
-    rest = ''.join(f'; {", ".join(ks)}: {w.format(args="")}' for w,ks in others.items())
-    return (f"{q['model']}, profile {profile}: {how.format(args=args)}{slow}{skip}{rest}; seeds "
-        f"{', '.join(map(str, scores.seed.unique()))}; judged at {'full' if studies[study].protocol=='full' else 'reduced'} resolution on {', '.join(scores[scores.metric!='curve'].scene.unique())}.")
+    s,rows = studies[study],recipes_of(study, profile, steps)
+    set_here = {k: {} if profile=='paper' else s.base | s.variants[k].get('recipe', {}) for k in rows}
+    first,others = next(iter(rows)),{}
+    for k,r in rows.items(): others.setdefault(_way(r, set_here[k]), []).append(k)
+    how = _way(rows[first], set_here[first])
+    skip = ', the upsampled MS added to every result (in the paper it is not)' if any(set_here[first].get('knobs', {}).get(k) for k in ('global_residual', 'residual')) else ''
+    rest = ''.join(f'; {", ".join(ks)}: {w}' for w,ks in others.items() if w!=how)
+    return (f"{s.model}, profile {profile}: {how}{skip}{rest}; seeds "
+        f"{', '.join(map(str, scores.seed.unique()))}; judged at {'full' if s.protocol=='full' else 'reduced'} resolution on {', '.join(scores[scores.metric!='curve'].scene.unique())}.")
 
 # %% ../../nbs/papers/ablations.ipynb #db713eda
 _kept = dict(all=(0, 2), one=(0, 1, 2, 4)) # folds of the boards that a study does not learn from, of all satellites or of one
@@ -385,5 +383,4 @@ def still(
     least:float=.05      # dB
 )->list:                 # of variants
     "Variants whose curve no longer rises."
-    def late(v): return v.max()-v[v.index<=v.index[-1]*2/3].max()
-    return [m for m,v in _curve(scores).items() if late(v.dropna())<least]
+    return [m for m,v in _curve(scores).items() if late(v.dropna().items())<least]

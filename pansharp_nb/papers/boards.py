@@ -16,6 +16,7 @@ from ..data.scenes import open_scene, scene_sensor
 from ..data.synthetic import made_up
 from ..metrics.reference import ag
 from ..models.networks import WithText, as_method
+from .effects import late
 from ..recipes import recipe
 from ..weights import load
 from ..writing import owned, write
@@ -152,17 +153,20 @@ def _judge_made(file, q):
     texts = prompts.text_vectors({d.attrs['name']: d for d in made()}, q.text) if q.text else {}
     return judged_made(_method(net, q, texts)).assign(method=card['name'], weights=_label(card))
 
+# %% ../../nbs/papers/boards.ipynb #f9c4322b
+def _home(): return settings.root()/settings.config()['paths']['reports']/'boards'
 
+def _words(model, way): return json.loads(json.dumps(asdict(recipe(model, ways[way])))) # today's recipe, as a file holds it
+
+def _trainings(way, at): # network -> its trainings in the reports
+    return {f.stem: json.loads(f.read_text(encoding='utf-8')) for f in sorted((Path(at or _home())/way).glob('*.json'))}
 
 # %% ../../nbs/papers/boards.ipynb #565a1736
 _order = ('FusionNet PanNet DiCNN1 PNN A-PNN PreMix-B MSDCNN Z-PNN DRPNN GPPNN TFNet LAGConv DCFNet PreMix-H UTSN PGCU MFMIF-Net SIDP lambda-PNN LDPNet '
     'ADKNet SFINet MSDDN AWFLN SUM-DUN BDPN MDCUN').split()
 
-def _home(): return settings.root()/settings.config()['paths']['reports']/'boards'
-
 def _cards(model, way, at): # of the trainings that the reports hold, if by today's recipe
-    f,q = at/way/f'{model}.json',json.loads(json.dumps(asdict(recipe(model, ways[way]))))
-    return [c for c in json.loads(f.read_text(encoding='utf-8')) if c['words']==q] if f.exists() else []
+    return [c for c in _trainings(way, at).get(model, []) if c['words']==_words(model, way)]
 
 def work(
     way:str='built', models=_order, # a key of `ways`; networks in order
@@ -187,11 +191,11 @@ def collect(
     home,to = Path(home or settings.root()/'runs'/'boards')/way,Path(to or _home())/way
     to.mkdir(parents=True, exist_ok=True)
     for d in sorted(home.glob('*')):
-        done = sorted(d.glob('*/scores*.csv'))
-        if not done: continue
-        cards = [json.loads(next(f.glob('*.safetensors')).with_suffix('.json').read_text(encoding='utf-8')) for f in sorted({f.parent for f in done})]
+        ready = sorted(f.parent for f in d.glob('*/scores-made.csv')) # which is written last
+        if not ready: continue
+        cards = [json.loads(next(f.glob('*.safetensors')).with_suffix('.json').read_text(encoding='utf-8')) for f in ready]
         was = [c for c in _cards(d.name, way, to.parent) if c['seed'] not in {c['seed'] for c in cards}]
-        new,file = pd.concat(map(pd.read_csv, done)),to/f'{d.name}.csv.gz'
+        new,file = pd.concat(pd.read_csv(s) for f in ready for s in sorted(f.glob('scores*.csv'))),to/f'{d.name}.csv.gz'
         old = pd.read_csv(file)[lambda d: d.seed.isin([c['seed'] for c in was])] if was else new[:0]
         _keep(file, pd.concat([old, new]).sort_values('seed', kind='stable'))
         keep = 'seed recipe words steps minutes machine precision validation without commit'.split()
@@ -235,24 +239,21 @@ def scores(
     radians = d.metric.eq('SAM') & (convention=='premix')
     return d.assign(value=d.value.where(~radians, d.value*180/math.pi)).drop_duplicates(['method', 'scene', 'seed', 'metric'])
 
-
-
-# %% ../../nbs/papers/boards.ipynb #d917c28d
-def _trainings(way, at): return {f.stem: json.loads(f.read_text(encoding='utf-8')) for f in sorted((Path(at or _home())/way).glob('*.json'))}
-
-def _late(v): # (step, dB) -> what the last third added; much, if nobody looked before
-    return max(p for _,p in v)-max([p for t,p in v if t<=v[-1][0]*2/3], default=0)
-
 # %% ../../nbs/papers/boards.ipynb #3263b327
 def flat(way:str='built', at=None, least:float=.05)->list: # dB
     "Networks whose validation curve no longer rose in the last third of any training."
-    return [n for n,cs in _trainings(way, at).items() if all(_late(c['validation'])<least for c in cs)]
+    return [n for n,cs in _trainings(way, at).items() if all(late(c['validation'])<least for c in cs)]
 
 def learning(way:str='built', at=None, least:float=.5)->list: # dB
     "Networks whose trainings still added more than this in their last third, in the mean."
-    return [n for n,cs in _trainings(way, at).items() if sum(_late(c['validation']) for c in cs)>least*len(cs)]
+    return [n for n,cs in _trainings(way, at).items() if sum(late(c['validation']) for c in cs)>least*len(cs)]
 
 # %% ../../nbs/papers/boards.ipynb #763d0ead
-def remarks(way:str='built', at=None)->dict: # network -> what its recipe says
-    "Networks with a knob or a loss that is not their paper's, and which."
-    return {n: cs[0]['words']['note'] for n,cs in _trainings(way, at).items() if cs[0]['words']['knobs'] or cs[0]['words']['loss_args']}
+def remarks(way:str='built', at=None)->dict: # network -> sentence
+    "Networks with a knob or a loss that is not their paper's, or trained as the recipe no longer says."
+    out = {}
+    for n,cs in _trainings(way, at).items():
+        w = cs[0]['words']
+        out[n] = [w['note']]*bool(w['knobs'] or w['loss_args'])
+        out[n] += [f'an earlier recipe: {w["steps"]} steps of {w["batch"]} patches of {w["patch"]} pixels, rate {w["lr"]:g}']*(w!=_words(n, way))
+    return {n: '; '.join(s) for n,s in out.items() if s}

@@ -145,24 +145,28 @@ def _deciding(d, within): # the comparison farthest on the wrong side, in widths
     if within is not None: return d.loc[d[['low', 'high']].abs().max(axis=1).idxmax()]
     return d.loc[(d.effect/(d.high-d.low+1e-12)).idxmin()]
 
+def _own(test): return [test['a']] if isinstance(test['a'], str) else test['a'] # whom the claim is about
+
 def _notes(test, lost, gone, faults):
     said = ['on made-up scenes'] if test.get('board', '').startswith('truth') else []
     said += [f'{", ".join(gone)} cannot be rebuilt'] if gone else []
     said += [f'not compared with {", ".join(lost)}'] if lost else []
-    named = {*([test['a']] if isinstance(test['a'], str) else test['a']), *test['over']}
-    said += [f'{n}: {t}' for n,t in boards.remarks().items() if 'board' in test and n in named]
+    own = boards.remarks() if 'board' in test else {}
+    said += [f'{n}: {own[n]}' for n in (*_own(test), *test['over']) if n in own]
     return '; '.join([*said, *dict.fromkeys(filter(None, faults.values()))])
 
+# %% ../../nbs/papers/claims.ipynb #735abfbd
 def _tested(test, studies): # words a metric, the deciding comparison, a note
     gone = [o for o in (*test['over'], *test.get('gone', ())) if o in networks.absent]
     over,scores = [o for o in test['over'] if o not in gone],_scores(test, studies)
     if scores is None: return {}, None, 'not run'
     d,lost = compared(scores, test['a'], over, test['metrics'], test.get('lead', 0.), test.get('by'))
-    if not len(d): return {}, None, f"fewer than three scenes of {', '.join(test.get('sensors', ['any sensor']))} with {test['a'] if isinstance(test['a'], str) else ', '.join(test['a'])} and {', '.join(lost)}"
+    if not len(d): return {}, None, f"fewer than three scenes of {', '.join(test.get('sensors', ['any sensor']))} with {', '.join(_own(test))} and {', '.join(lost)}"
     flat = boards.flat() if 'board' in test else ablations.still(scores)
     faults = {m: effects.floor_fault(scores, test['a'], over, m, flat) for m in test['metrics']}
     words = {m: 'not trained far enough' if faults[m] else metric_word(g, test.get('within')) for m,g in d.groupby('metric', sort=False)}
-    young = {m: effects.early(w, test['a'], over, boards.learning()) if 'board' in test else [] for m,w in words.items()}
+    learning = boards.learning() if 'board' in test else []
+    young = {m: effects.early(w, test['a'], over, learning) for m,w in words.items()}
     words = {m: 'not trained far enough' if young[m] else w for m,w in words.items()}
     faults |= {m: f'{", ".join(n)} lost while still learning' for m,n in young.items() if n}
     if any(o in networks.networks for o in lost): words = {m: 'not trained far enough' if w=='confirmed' else w for m,w in words.items()}

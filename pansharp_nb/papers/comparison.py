@@ -67,7 +67,7 @@ def set_apart(
 )->dict:                # heading -> lines, notes of a report
     "What the recipes of these networks of the boards add to their papers."
     own = boards.remarks() if 'built' in set(scores.get('profile', [])) else {}
-    return {f'{m} is not all its paper says': [t] for m,t in own.items() if m in set(scores.method)}
+    return {f'{m} as it was trained here': [t] for m,t in own.items() if m in set(scores.method)}
 
 # %% ../../nbs/papers/comparison.ipynb #e54b594c
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['lower', 'least', 'no_floor', 'table', 'differences', 'spread', 'interval', 'effect', 'word', 'holm', 'floors',
-           'floor_fault', 'early']
+           'floor_fault', 'late', 'early']
 
 # %% ../../nbs/papers/effects.ipynb #dd5edf8d
 import numpy as np, pandas as pd
@@ -119,6 +119,14 @@ def floor_fault(
     low = [f'{m} is below GSA' for m in a if m in trained and below(m, 'GSA', known)]
     where = '' if ground==metric else f' in {ground}'
     return ', '.join([*low, *(f'{m} is below EXP{where}' for m in (*a, *over) if m in trained and m not in flat and below(m, 'EXP', ground))])
+
+# %% ../../nbs/papers/effects.ipynb #5523e378
+def late(
+    curve # (step, dB), in order
+)->float: # dB; infinite if nobody looked thrice
+    "What the last third of a training added."
+    v = list(curve)
+    return max(p for _,p in v)-max(p for t,p in v if t<=v[-1][0]*2/3) if len(v)>2 else float('inf')
 
 # %% ../../nbs/papers/effects.ipynb #2444843c
 def early(word:str, a, over, learning)->list: # of one metric; one name, or several; names
