@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['studies', 'Study', 'recipes_of', 'profile', 'size', 'said', 'ground', 'held', 'test_pairs', 'run', 'found', 'summary',
-           'beside', 'effects', 'dots', 'conclusion', 'curves', 'turned', 'pictures', 'still']
+           'beside', 'effects', 'dots', 'conclusion', 'curves', 'views', 'turned', 'pictures', 'still']
 
 # %% ../../nbs/papers/ablations.ipynb #38ddfcab
 import hashlib, json, matplotlib.pyplot as plt, pandas as pd, tempfile, torch
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import combinations
 from .. import losses, scoring, settings
 from ..data.patches import sources
@@ -18,13 +19,15 @@ from ..layers.ewfm import mask_acts
 from ..data.scaling import scale_of
 from ..models.networks import WithText, as_method
 from .boards import folds, four
-from .effects import effect, floors, late, least, lower
+from .comparison import scenes_of
+from .effects import at_home, effect, floors, homes, late, least, lower
 from .reported import metrics, reported
-from ..reporting import Committed, number, plural
+from ..reporting import Committed, jpeg, number, plural, rgb_bands, strip
 from ..recipes import Recipe, recipe
 from ..prompts import text_vectors
 from ..writing import write
 from pathlib import Path
+from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 # %% ../../nbs/papers/ablations.ipynb #15171959
@@ -38,7 +41,7 @@ class Study:
     protocol:str='reduced' # judged at
     few:tuple=()           # the variants of `quick`; all if empty
     on:tuple=()            # sensors to train on; all if empty
-    judged:tuple=()        # sensors to judge on; all if empty
+    judged:tuple=()        # sensors to judge on, which no network has seen; all if empty
     seeds:int=5            # trainings of each variant
     one:str=''             # the satellite of `quick`; all if empty, or if there are no scenes of it
 
@@ -86,7 +89,7 @@ _guides = {f'{n}: prompt guidance {k}': dict(spim=k.replace('-', '_')) for n,k i
 studies |= dict(
     sidp_table5=Study('SIDP', _grid, 'C=16 N=4', _blind, 'full', tuple(f'C={C} N={N}' for C,N in ((8, 4), (16, 4), (32, 2), (32, 4), (32, 6))), seeds=3),
     sidp_table6=Study('SIDP', _shares, 'alpha=0.5 beta=0.5', _blind, 'full', tuple(k for i,k in enumerate(_shares) if i%2==0)),
-    sidp_table7=Study('SIDP', _without, 'full', _blind|dict(batch=2, patch=64), 'full'),
+    sidp_table7=Study('SIDP', _without, 'full', _blind, 'full'),
     sidp_fig9=Study('SIDP', {'SIDP': {}} | {m: dict(model=m, recipe=_seen) for m in ('DRPNN', 'DiCNN1', 'LAGConv', 'TFNet', 'MSDDN', 'LDPNet')}, 'SIDP', _blind, 'full', on=('WV2',), judged=('GF2', 'PLEIADES'), seeds=3),
     sumdun_table4=Study('SUM-DUN', _dims, 'III: degradation operator 3D, proximal network 3D, multi-scale on', _unroll|dict(knobs=dict(d=4, blocks=(1,)*5, spim='none')), one='GF2'),
     sumdun_table5=Study('SUM-DUN', _guides, 'III: prompt guidance spatial-channel', _unroll|dict(text='real'), one='GF2'),
@@ -138,10 +141,13 @@ def said(study:str, scores:pd.DataFrame, profile:str='quick', steps:int=0)->str:
     first,others = next(iter(rows)),{}
     for k,r in rows.items(): others.setdefault(_way(r, set_here[k]), []).append(k)
     how = _way(rows[first], set_here[first])
+    d = scores[scores.metric!='curve']
+    away = d.metric.str.endswith(at_home)
+    where = f', at home on {", ".join(d[away].scene.unique())}' if away.any() else ''
     skip = ', the upsampled MS added to every result (in the paper it is not)' if any(set_here[first].get('knobs', {}).get(k) for k in ('global_residual', 'residual')) else ''
     rest = ''.join(f'; {", ".join(ks)}: {w}' for w,ks in others.items() if w!=how)
     return (f"{s.model}, profile {profile}: {how}{skip}{rest}; seeds "
-        f"{', '.join(map(str, scores.seed.unique()))}; judged at {'full' if s.protocol=='full' else 'reduced'} resolution on {', '.join(scores[scores.metric!='curve'].scene.unique())}.")
+        f"{', '.join(map(str, scores.seed.unique()))}; judged at {'full' if s.protocol=='full' else 'reduced'} resolution on {', '.join(d[~away].scene.unique())}{where}.")
 
 # %% ../../nbs/papers/ablations.ipynb #db713eda
 _kept = dict(all=(0, 2), one=(0, 1, 2, 4)) # folds of the boards that a study does not learn from, of all satellites or of one
@@ -160,7 +166,7 @@ def ground(
 def held(
     files, of:str='all' # of `ground`; `all` satellites, or `one`
 )->list:
-    "Names of the scenes that a study is judged on: those of the kept folds."
+    "Names of the scenes that a study does not learn from: those of the kept folds."
     f = folds()
     return sorted({*f[f.fold.isin(_kept[of])].scene} & {p.stem for p in files})
 
@@ -178,6 +184,12 @@ def test_pairs(
     return [(d, *scoring.pair(d, protocol, device, torch.float32, how)) for d in ds]
 
 # %% ../../nbs/papers/ablations.ipynb #ea11630d
+_drawn = 'drawn.safetensors' # what the first training of a variant makes of the scenes that are shown
+
+def _views(s, profile, device='cpu'): # as `test_pairs`, to draw: of satellites that no network has seen; a made-up scene has its truth
+    ds = scenes_of(s.judged, settings.profile('smoke' if profile=='smoke' else 'auto')) if s.judged else []
+    return [(d, *scoring.pair(d, 'reduced' if 'gt' in d else s.protocol, device, torch.float32)) for d in ds]
+
 def _camera(file): return scene_sensor(open_scene(file, pan=False)).name
 
 def _whole(folder, sensors): # full-scale scenes of these sensors, of more than 8 bits
@@ -187,7 +199,8 @@ def _whole(folder, sensors): # full-scale scenes of these sensors, of more than 
 # %% ../../nbs/papers/ablations.ipynb #08afc9f3
 def _trained(
     model:str, q:Recipe, pairs, files, # network, recipe, `test_pairs`, scenes to train on
-    out:Path, seed:int=0, device='cpu', kept=() # as in `test_pairs`
+    out:Path, seed:int=0, device='cpu', kept=(), # as in `test_pairs`
+    home=(), shown=()                  # `test_pairs` of the satellite it learns from; of scenes to draw
 )->pd.DataFrame:                        # `scene, sensor, metric, value`; the validation curve as metric `curve`, its steps as scenes
     "Train one variant once and judge it; read what is there if it was done before."
     done = out/'scores.csv'
@@ -199,13 +212,19 @@ def _trained(
     net,data,clock = training.train(model, q, files, out, (out/'last.ckpt').exists(), seed=seed, **how)
     said = text_vectors({d.attrs['name']: d for d,*_ in pairs}, q.text) if q.text else {}
     if q.text=='constant': said = dict.fromkeys(said, next(iter(data.texts.values()))) # the one of the training
-    nets = {d.attrs['name']: WithText(net.eval(), said.get(d.attrs['name'])).to(device) for d,*_ in pairs}
-    rows = [dict(scene=d.attrs['name'], sensor=s.name, metric=m, value=v) for d,ms,pan,ref,s in pairs
-        for m,v in _judged(nets[d.attrs['name']], ms, pan, ref, s, q).items()]
+    nets = {d.attrs['name']: WithText(net.eval(), said.get(d.attrs['name'])).to(device) for d,*_ in (*pairs, *home, *shown)}
+    def judged(d, ms, pan, ref, s): return _judged(nets[d.attrs['name']], ms, pan, ref, s, q)
+    rows = _rows(pairs, judged)+_at_home(_rows(home, judged))
     rows += [dict(scene=str(t), sensor='-', metric='curve', value=v) for t,v in clock.curve]
+    if shown: save_file({d.attrs['name']: as_method(nets[d.attrs['name']], q.scaling)(ms, pan, s)[0].float().cpu().contiguous() for d,ms,pan,_,s in shown}, out/_drawn)
     write(done, pd.DataFrame(rows).to_csv(index=False, float_format='%.6g'))
     for f in out.glob('*.ckpt'): f.unlink()
     return pd.read_csv(done)
+
+def _rows(pairs, judged): # `judged(*pair)` -> metric: value
+    return [dict(scene=p[0].attrs['name'], sensor=p[-1].name, metric=m, value=v) for p in pairs for m,v in judged(*p).items()]
+
+def _at_home(rows): return [r|dict(metric=f'{r["metric"]}{at_home}') for r in rows if r['metric']+at_home in homes]
 
 def _judged(net, ms, pan, ref, s, q): return scoring.judge(as_method(net, q.scaling)(ms, pan, s), ms, pan, ref, s) | _losses(net, ms, pan, s, q)
 
@@ -231,19 +250,26 @@ def run(
     mine = ground(scenes, size, on=(s.one,)) if s.one and profile=='quick' else []
     files = mine or ground(scenes, size, on=s.on)
     kept = held(files, 'one' if mine else 'all')
-    pairs = test_pairs(scenes, s.protocol, size, 0, device, files, s.judged, 128*(s.protocol=='full' and profile!='paper'), next(iter(recipes.values())).wald, kept)
-    out = [_marks(pairs)]
+    judge = partial(test_pairs, scenes, s.protocol, size, 0, device, files, most=128*(s.protocol=='full' and profile!='paper'), how=next(iter(recipes.values())).wald, kept=kept)
+    pairs,home = judge(s.judged),judge() if s.judged and kept else []
+    shown = _views(s, profile, device)
+    out,drawn = [_marks(pairs, home)],{}
     for seed,k,q in tqdm([(seed, k, q) for seed in seeds for k,q in recipes.items()], desc=study):
         model = s.variants[k].get('model', s.model)
-        words = json.dumps([model, asdict(q), seed, [p.name for p in files], [(d.attrs['name'], *ms.shape) for d,ms,*_ in pairs]])
-        d = _trained(model, q, pairs, files, keep/study/f'{k}-{hashlib.sha256(words.encode()).hexdigest()[:8]}'.replace('/', ''), seed, device, kept)
+        words = json.dumps([model, asdict(q), seed, [p.name for p in files], [(d.attrs['name'], *ms.shape) for d,ms,*_ in (*pairs, *home)]])
+        at = keep/study/f'{k}-{hashlib.sha256(words.encode()).hexdigest()[:8]}'.replace('/', '')
+        d = _trained(model, q, pairs, files, at, seed, device, kept, home, shown if seed==seeds[0] else ())
         out.append(d.assign(method=k, seed=seed, weights=f'trained, seed {seed}'))
-    return pd.concat(out).assign(protocol=s.protocol, profile=profile)[scoring.columns]
+        drawn |= {k: str(at/_drawn)} if shown and seed==seeds[0] else {}
+    d = pd.concat(out).assign(protocol=s.protocol, profile=profile)[scoring.columns]
+    d.attrs['drawn'] = drawn
+    return d
 
-def _marks(pairs): # EXP and GSA on the same scenes
-    rows = [dict(method=n, scene=d.attrs['name'], sensor=s.name, metric=m, value=v) for d,ms,pan,ref,s in pairs for n in ('EXP', 'GSA')
-        for m,v in scoring.judge(scoring.method(n)(ms, pan, s), ms, pan, ref, s).items()]
-    return pd.DataFrame(rows).assign(seed=0, weights='-')
+def _marks(pairs, home=()): # EXP and GSA on the same scenes
+    def one(n):
+        def judged(d, ms, pan, ref, s): return scoring.judge(scoring.method(n)(ms, pan, s), ms, pan, ref, s)
+        return pd.DataFrame(_rows(pairs, judged)+_at_home(_rows(home, judged))).assign(method=n)
+    return pd.concat(map(one, ('EXP', 'GSA'))).assign(seed=0, weights='-')
 
 # %% ../../nbs/papers/ablations.ipynb #35698f18
 def found(
@@ -359,6 +385,21 @@ def curves(scores:pd.DataFrame): # what `run` gave; a figure
     ax.legend(fontsize=6, ncol=2, frameon=False, title=None)
     ax.figure.tight_layout()
     return ax.figure
+
+# %% ../../nbs/papers/ablations.ipynb #99fd04ce
+def views(
+    study:str, scores:pd.DataFrame, profile:str='quick' # as in `found`, and what that gave
+)->dict: # caption -> picture
+    "The images of a study; where nothing was trained just now, those of the report."
+    s,out = studies[study],{}
+    files = scores.attrs.get('drawn')
+    old = {} if files else Committed(study, profile).figures
+    for d,ms,pan,ref,cam in _views(s, profile):
+        said = f"{d.attrs['name']}, at full scale ({d.attrs.get('licence', 'no licence said')}), networks trained on {', '.join(s.on)}"
+        if not files: out |= {said: old[said]} if said in old else {}; continue
+        images = {'EXP': scoring.method('EXP')(ms, pan, cam)[0]} | {k: load_file(f)[d.attrs['name']] for k,f in files.items()}
+        out[said] = jpeg(strip(pan[0], images, None if ref is None else ref[0], rgb_bands(d)))
+    return out
 
 # %% ../../nbs/papers/ablations.ipynb #35a71ffb
 def turned(scores:pd.DataFrame)->str: # what `run` gave

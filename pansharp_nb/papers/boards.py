@@ -240,13 +240,15 @@ def scores(
     return d.assign(value=d.value.where(~radians, d.value*180/math.pi)).drop_duplicates(['method', 'scene', 'seed', 'metric'])
 
 # %% ../../nbs/papers/boards.ipynb #3263b327
+def _late(way, at): return {n: sum(late(c['validation']) for c in cs)/len(cs) for n,cs in _trainings(way, at).items()}
+
 def flat(way:str='built', at=None, least:float=.05)->list: # dB
-    "Networks whose validation curve no longer rose in the last third of any training."
-    return [n for n,cs in _trainings(way, at).items() if all(late(c['validation'])<least for c in cs)]
+    "Networks whose trainings added less than this in their last third, in the mean."
+    return [n for n,v in _late(way, at).items() if v<least]
 
 def learning(way:str='built', at=None, least:float=.5)->list: # dB
-    "Networks whose trainings still added more than this in their last third, in the mean."
-    return [n for n,cs in _trainings(way, at).items() if sum(late(c['validation']) for c in cs)>least*len(cs)]
+    "Networks whose trainings still added more than this."
+    return [n for n,v in _late(way, at).items() if v>least]
 
 # %% ../../nbs/papers/boards.ipynb #763d0ead
 def remarks(way:str='built', at=None)->dict: # network -> sentence
