@@ -2283,6 +2283,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'pansharp_nb.papers.boards._method': ( 'papers/boards.html#_method',
                                                                                   'pansharp_nb/papers/boards.py'),
                                            'pansharp_nb.papers.boards._rows': ('papers/boards.html#_rows', 'pansharp_nb/papers/boards.py'),
+                                           'pansharp_nb.papers.boards._said': ('papers/boards.html#_said', 'pansharp_nb/papers/boards.py'),
                                            'pansharp_nb.papers.boards._trained': ( 'papers/boards.html#_trained',
                                                                                    'pansharp_nb/papers/boards.py'),
                                            'pansharp_nb.papers.boards._trainings': ( 'papers/boards.html#_trainings',

@@ -147,7 +147,7 @@ def test_study_is_trained_once(tmp_path):
     assert ablations.run('premix_fig21', **kw).equals(a) and gone.read_bytes()==files[gone][1]
 
 def test_boards_keep_what_another_machine_trained(tmp_path, monkeypatch):
-    "A fold of today's recipe is not trained again and stays in the file; one of another recipe does not, nor does one that is still being judged come in."
+    "A fold of today's recipe is not trained again and stays in the file; one of another recipe does not, nor does one that is still being judged come in; and fewer of a new recipe do not replace those of the old."
     q = json.loads(json.dumps(asdict(recipe('PNN', 'board'))))
     more = dict(recipe='board', minutes=1., machine='', precision='', validation=[], without=[], commit='')
     def fold(home, k, steps):
@@ -169,6 +169,11 @@ def test_boards_keep_what_another_machine_trained(tmp_path, monkeypatch):
     monkeypatch.setattr(boards, 'fold_scores', lambda m, k, *a, **kw: asked.append(k))
     boards.work(models=['PNN'], home=tmp_path/'third', to=tmp_path/'to')
     assert asked==[2, 4]
+    (tmp_path/'to'/'built'/'PNN.json').write_text(json.dumps([dict(seed=k, words=q | dict(steps=7), validation=[]) for k in range(3)]), encoding='utf-8')
+    boards.collect(home=tmp_path/'new', to=tmp_path/'to')
+    assert {c['words']['steps'] for c in boards._trainings('built', tmp_path/'to')['PNN']}=={7}, 'two trainings of a new recipe replaced three of the old'
+    monkeypatch.undo()
+    with pytest.raises(ValueError, match='another recipe: move it away'): boards.fold_scores('PNN', 2, home=tmp_path/'old')
 
 def test_study_leaves_no_file_of_the_reader(tmp_path):
     with pytest.raises(ValueError, match='no study'): ablations.run('premix_tabel4', 'smoke', keep=tmp_path)

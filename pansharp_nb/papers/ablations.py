@@ -44,6 +44,7 @@ class Study:
     judged:tuple=()        # sensors to judge on, which no network has seen; all if empty
     seeds:int=5            # trainings of each variant
     one:str=''             # the satellite of `quick`; all if empty, or if there are no scenes of it
+    kept:tuple=(0, 2)      # folds of the boards that it does not learn from; of a single satellite (0, 1, 2, 4)
 
 # %% ../../nbs/papers/ablations.ipynb #23750cde
 # chkstyle: skip
@@ -89,7 +90,7 @@ _guides = {f'{n}: prompt guidance {k}': dict(spim=k.replace('-', '_')) for n,k i
 studies |= dict(
     sidp_table5=Study('SIDP', _grid, 'C=16 N=4', _blind, 'full', tuple(f'C={C} N={N}' for C,N in ((8, 4), (16, 4), (32, 2), (32, 4), (32, 6))), seeds=3),
     sidp_table6=Study('SIDP', _shares, 'alpha=0.5 beta=0.5', _blind, 'full', tuple(k for i,k in enumerate(_shares) if i%2==0)),
-    sidp_table7=Study('SIDP', _without, 'full', _blind, 'full'),
+    sidp_table7=Study('SIDP', _without, 'full', _blind, 'full', kept=(0, 1, 2)),
     sidp_fig9=Study('SIDP', {'SIDP': {}} | {m: dict(model=m, recipe=_seen) for m in ('DRPNN', 'DiCNN1', 'LAGConv', 'TFNet', 'MSDDN', 'LDPNet')}, 'SIDP', _blind, 'full', on=('WV2',), judged=('GF2', 'PLEIADES'), seeds=3),
     sumdun_table4=Study('SUM-DUN', _dims, 'III: degradation operator 3D, proximal network 3D, multi-scale on', _unroll|dict(knobs=dict(d=4, blocks=(1,)*5, spim='none')), one='GF2'),
     sumdun_table5=Study('SUM-DUN', _guides, 'III: prompt guidance spatial-channel', _unroll|dict(text='real'), one='GF2'),
@@ -150,8 +151,6 @@ def said(study:str, scores:pd.DataFrame, profile:str='quick', steps:int=0)->str:
         f"{', '.join(map(str, scores.seed.unique()))}; judged at {'full' if s.protocol=='full' else 'reduced'} resolution on {', '.join(d[~away].scene.unique())}{where}.")
 
 # %% ../../nbs/papers/ablations.ipynb #db713eda
-_kept = dict(all=(0, 2), one=(0, 1, 2, 4)) # folds of the boards that a study does not learn from, of all satellites or of one
-
 def ground(
     scenes='auto', size:int=128, seed:int=0, # as in `scoring.gather`
     on=()         # sensors; all if empty
@@ -164,11 +163,11 @@ def ground(
     return sorted(d.glob('*.nc'))
 
 def held(
-    files, of:str='all' # of `ground`; `all` satellites, or `one`
+    files, kept # of `ground`; folds
 )->list:
     "Names of the scenes that a study does not learn from: those of the kept folds."
     f = folds()
-    return sorted({*f[f.fold.isin(_kept[of])].scene} & {p.stem for p in files})
+    return sorted({*f[f.fold.isin(kept)].scene} & {p.stem for p in files})
 
 def test_pairs(
     scenes, protocol, size, seed, device, # as in `scoring.gather` and `run`
@@ -249,7 +248,7 @@ def run(
     seeds = range(1 if profile=='smoke' else s.seeds) if seeds is None else seeds
     mine = ground(scenes, size, on=(s.one,)) if s.one and profile=='quick' else []
     files = mine or ground(scenes, size, on=s.on)
-    kept = held(files, 'one' if mine else 'all')
+    kept = held(files, (0, 1, 2, 4) if mine else s.kept)
     judge = partial(test_pairs, scenes, s.protocol, size, 0, device, files, most=128*(s.protocol=='full' and profile!='paper'), how=next(iter(recipes.values())).wald, kept=kept)
     pairs,home = judge(s.judged),judge() if s.judged and kept else []
     shown = _views(s, profile, device)

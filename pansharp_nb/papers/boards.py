@@ -80,6 +80,8 @@ def _judged(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/papers/boards.ipynb #95a36040
+def _said(q): return json.loads(json.dumps(asdict(q))) # a recipe, as a file holds it
+
 def fold_scores(
     model:str, fold:int, way:str='built', # a network, its fold, a key of `ways`
     scenes=None, home=None,               # folders; the data folder and `runs/boards`
@@ -89,6 +91,8 @@ def fold_scores(
     scenes,home = Path(scenes or settings.scenes_dir()),Path(home or settings.root()/'runs'/'boards')
     out,q = home/way/model/str(fold),recipe(model, ways[way], **(dict(steps=steps) if steps else {}))
     kept = folds().query('fold==@fold').scene.tolist()
+    for f in out.glob('*.safetensors'):
+        if json.loads(f.with_suffix('.json').read_text(encoding='utf-8'))['words']!=_said(q): raise ValueError(f'{out} holds a training of another recipe: move it away')
     for w in [q.wald, *['premix']*(model in ('Z-PNN', 'lambda-PNN')), 'made']:
         to = out/('scores.csv' if w==q.wald else f'scores-{w}.csv')
         if to.exists(): continue
@@ -156,7 +160,7 @@ def _judge_made(file, q):
 # %% ../../nbs/papers/boards.ipynb #f9c4322b
 def _home(): return settings.root()/settings.config()['paths']['reports']/'boards'
 
-def _words(model, way): return json.loads(json.dumps(asdict(recipe(model, ways[way])))) # today's recipe, as a file holds it
+def _words(model, way): return _said(recipe(model, ways[way])) # today's recipe
 
 def _trainings(way, at): # network -> its trainings in the reports
     return {f.stem: json.loads(f.read_text(encoding='utf-8')) for f in sorted((Path(at or _home())/way).glob('*.json'))}
@@ -191,10 +195,11 @@ def collect(
     home,to = Path(home or settings.root()/'runs'/'boards')/way,Path(to or _home())/way
     to.mkdir(parents=True, exist_ok=True)
     for d in sorted(home.glob('*')):
-        ready = sorted(f.parent for f in d.glob('*/scores-made.csv')) # which is written last
-        if not ready: continue
-        cards = [json.loads(next(f.glob('*.safetensors')).with_suffix('.json').read_text(encoding='utf-8')) for f in ready]
+        found = {f.parent: json.loads(next(f.parent.glob('*.safetensors')).with_suffix('.json').read_text(encoding='utf-8')) for f in sorted(d.glob('*/scores-made.csv'))} # which is written last
+        ready = {f: c for f,c in found.items() if c['words']==_words(d.name, way)}
+        cards = [*ready.values()]
         was = [c for c in _cards(d.name, way, to.parent) if c['seed'] not in {c['seed'] for c in cards}]
+        if not cards or len([*was, *cards])<len(_trainings(way, to.parent).get(d.name, [])): continue # fewer than there are of an earlier recipe
         new,file = pd.concat(pd.read_csv(s) for f in ready for s in sorted(f.glob('scores*.csv'))),to/f'{d.name}.csv.gz'
         old = pd.read_csv(file)[lambda d: d.seed.isin([c['seed'] for c in was])] if was else new[:0]
         _keep(file, pd.concat([old, new]).sort_values('seed', kind='stable'))
