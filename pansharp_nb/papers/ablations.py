@@ -220,11 +220,13 @@ def _trained(
     for f in out.glob('*.ckpt'): f.unlink()
     return pd.read_csv(done)
 
+# %% ../../nbs/papers/ablations.ipynb #a607c668
 def _rows(pairs, judged): # `judged(*pair)` -> metric: value
     return [dict(scene=p[0].attrs['name'], sensor=p[-1].name, metric=m, value=v) for p in pairs for m,v in judged(*p).items()]
 
 def _at_home(rows): return [r|dict(metric=f'{r["metric"]}{at_home}') for r in rows if r['metric']+at_home in homes]
 
+# %% ../../nbs/papers/ablations.ipynb #231a2f40
 def _judged(net, ms, pan, ref, s, q): return scoring.judge(as_method(net, q.scaling)(ms, pan, s), ms, pan, ref, s) | _losses(net, ms, pan, s, q)
 
 @torch.no_grad()
@@ -249,7 +251,8 @@ def run(
     mine = ground(scenes, size, on=(s.one,)) if s.one and profile=='quick' else []
     files = mine or ground(scenes, size, on=s.on)
     kept = held(files, (0, 1, 2, 4) if mine else s.kept)
-    judge = partial(test_pairs, scenes, s.protocol, size, 0, device, files, most=128*(s.protocol=='full' and profile!='paper'), how=next(iter(recipes.values())).wald, kept=kept)
+    how = dict(most=128*(s.protocol=='full' and profile!='paper'), how=next(iter(recipes.values())).wald, kept=kept)
+    judge = partial(test_pairs, scenes, s.protocol, size, 0, device, files, **how)
     pairs,home = judge(s.judged),judge() if s.judged and kept else []
     shown = _views(s, profile, device)
     out,drawn = [_marks(pairs, home)],{}
@@ -391,13 +394,13 @@ def views(
 )->dict: # caption -> picture
     "The images of a study; where nothing was trained just now, those of the report."
     s,out = studies[study],{}
-    files = scores.attrs.get('drawn')
+    files = scores.attrs.get('drawn', {})
     old = {} if files else Committed(study, profile).figures
     for d,ms,pan,ref,cam in _views(s, profile):
         said = f"{d.attrs['name']}, at full scale ({d.attrs.get('licence', 'no licence said')}), networks trained on {', '.join(s.on)}"
-        if not files: out |= {said: old[said]} if said in old else {}; continue
         images = {'EXP': scoring.method('EXP')(ms, pan, cam)[0]} | {k: load_file(f)[d.attrs['name']] for k,f in files.items()}
-        out[said] = jpeg(strip(pan[0], images, None if ref is None else ref[0], rgb_bands(d)))
+        if files: out[said] = jpeg(strip(pan[0], images, None if ref is None else ref[0], rgb_bands(d)))
+        elif said in old: out[said] = old[said]
     return out
 
 # %% ../../nbs/papers/ablations.ipynb #35a71ffb
