@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['studies', 'Study', 'recipes_of', 'profile', 'size', 'said', 'ground', 'held', 'test_pairs', 'run', 'found', 'summary',
-           'beside', 'effects', 'dots', 'conclusion', 'curves', 'views', 'turned', 'pictures', 'still']
+           'beside', 'effects', 'dots', 'conclusion', 'curves', 'views', 'turned', 'pictures', 'still', 'looks']
 
 # %% ../../nbs/papers/ablations.ipynb #38ddfcab
 import hashlib, json, matplotlib.pyplot as plt, pandas as pd, tempfile, torch
@@ -427,3 +427,8 @@ def still(
 )->list:                 # of variants
     "Variants whose curve no longer rises."
     return [m for m,v in _curve(scores).items() if late(v.dropna().items())<least]
+
+# %% ../../nbs/papers/ablations.ipynb #4fb517fa
+def looks(study:str, scores:pd.DataFrame)->int: # a key of `studies`, what `run` gave
+    "How often a study was judged."
+    return 1+(scores[scores.weights!='-'].seed.nunique()>studies[study].seeds)

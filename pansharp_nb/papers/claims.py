@@ -40,7 +40,8 @@ def compared(
     scores:pd.DataFrame, # tidy
     a, over, metrics,    # the methods that should be better; their rivals; names of metrics
     lead:float=0.,       # by how much at least
-    by:str=None          # `sensor`: on each that has three scenes
+    by:str=None,         # `sensor`: on each that has three scenes
+    looks:int=1          # how often the scores were judged
 )->tuple:                # frame `sensor, metric, a, over, effect, low, high, p, n, trainings`; rivals that share fewer than three scenes
     "All comparisons of a claim."
     a,rows,met = [a] if isinstance(a, str) else a,[],set()
@@ -49,10 +50,10 @@ def compared(
         t = effects.table(part[part.metric.isin(metrics) & part.method.isin([*a, *over])])
         for m,i,o in [(m, i, o) for m in metrics for i in a for o in over if {(m, i), (m, o)}<=set(t)]:
             x,*who = effects.differences(t, i, o, m)
-            e = effects.interval(x-lead, *who)
+            e = effects.interval(x-lead, *who, effects.level(looks))
             if e['n']>2 and not met.add(o): rows.append(dict(sensor=s, metric=m, a=i, over=o) | e)
     d = pd.DataFrame(rows, columns='sensor metric a over effect low high p n trainings'.split())
-    return d.assign(p=effects.holm(d.p)), [o for o in over if o not in met]
+    return d.assign(p=effects.holm(np.minimum(1, looks*d.p))), [o for o in over if o not in met]
 
 def metric_word(
     d:pd.DataFrame,   # of `compared`, one metric
@@ -147,10 +148,11 @@ def _deciding(d, within): # the comparison farthest on the wrong side, in widths
 
 def _own(test): return [test['a']] if isinstance(test['a'], str) else test['a'] # whom the claim is about
 
-def _notes(test, lost, gone, faults):
+def _notes(test, lost, gone, faults, looks):
     said = ['on made-up scenes'] if test.get('board', '').startswith('truth') else []
     said += [f'{", ".join(gone)} cannot be rebuilt'] if gone else []
     said += [f'not compared with {", ".join(lost)}'] if lost else []
+    said += [f'trainings were added after a look: intervals of {100*effects.level(looks):g} %']*(looks>1)
     own = boards.remarks() if 'board' in test else {}
     said += [f'{n}: {own[n]}' for n in (*_own(test), *test['over']) if n in own]
     return '; '.join([*said, *dict.fromkeys(filter(None, faults.values()))])
@@ -160,7 +162,8 @@ def _tested(test, studies): # words a metric, the deciding comparison, a note
     gone = [o for o in (*test['over'], *test.get('gone', ())) if o in networks.absent]
     over,scores = [o for o in test['over'] if o not in gone],_scores(test, studies)
     if scores is None: return {}, None, 'not run'
-    d,lost = compared(scores, test['a'], over, test['metrics'], test.get('lead', 0.), test.get('by'))
+    looks = ablations.looks(test['study'], scores) if 'study' in test else 1
+    d,lost = compared(scores, test['a'], over, test['metrics'], test.get('lead', 0.), test.get('by'), looks)
     if not len(d): return {}, None, f"fewer than three scenes of {', '.join(test.get('sensors', ['any sensor']))} with {', '.join(_own(test))} and {', '.join(lost)}"
     flat = boards.flat() if 'board' in test else ablations.still(scores)
     faults = {m: effects.floor_fault(scores, test['a'], over, m, flat) for m in test['metrics']}
@@ -170,7 +173,7 @@ def _tested(test, studies): # words a metric, the deciding comparison, a note
     words = {m: 'not trained far enough' if young[m] else w for m,w in words.items()}
     faults |= {m: f'{", ".join(n)} lost while still learning' for m,n in young.items() if n}
     if any(o in networks.networks for o in lost): words = {m: 'not trained far enough' if w=='confirmed' else w for m,w in words.items()}
-    return words, _deciding(d, test.get('within')), _notes(test, lost, gone, faults)
+    return words, _deciding(d, test.get('within')), _notes(test, lost, gone, faults, looks)
 
 # %% ../../nbs/papers/claims.ipynb #a7ae7b5b
 def verdict_of(
