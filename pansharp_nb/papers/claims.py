@@ -53,7 +53,7 @@ def compared(
             e = effects.interval(x-lead, *who, effects.level(looks))
             if e['n']>2 and not met.add(o): rows.append(dict(sensor=s, metric=m, a=i, over=o) | e)
     d = pd.DataFrame(rows, columns='sensor metric a over effect low high p n trainings'.split())
-    return d.assign(p=effects.holm(np.minimum(1, looks*d.p))), [o for o in over if o not in met]
+    return d.assign(p=effects.holm(looks*d.p)), [o for o in over if o not in met]
 
 def metric_word(
     d:pd.DataFrame,   # of `compared`, one metric
