@@ -8,7 +8,7 @@ __all__ = ['ways', 'stand_ins', 'folds', 'deal', 'four', 'fold_scores', 'keeper'
 
 # %% ../../nbs/papers/boards.ipynb #7f3159f7
 import gzip, json, math, pandas as pd, sys, torch, warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from .. import prompts, scoring, settings
 from ..data.patches import sources
@@ -80,8 +80,33 @@ def _judged(
     return pd.DataFrame(rows)
 
 # %% ../../nbs/papers/boards.ipynb #95a36040
+def _card(file): return json.loads(Path(file).with_suffix('.json').read_text(encoding='utf-8')) # of a file of weights
+
+# %% ../../nbs/papers/boards.ipynb #295400f0
 def _said(q): return json.loads(json.dumps(asdict(q))) # a recipe, as a file holds it
 
+def _calmer(q): return replace(q, lr=q.lr/2, note=f'{q.note}; diverged at a rate of {q.lr:g}, trained again at half of it')
+
+def _by(card, q): return card['words'] in (_said(q), _said(_calmer(q))) # was it trained by this recipe?
+
+# %% ../../nbs/papers/boards.ipynb #2582a8df
+def _trained(model, q, fold, way, scenes, kept, out): # file of weights
+    from pansharp_nb import training
+    kind = 'bf16-mixed' if torch.cpu._is_avx512_bf16_supported() and model!='DCFNet' else '32-true' # its gradients need 32 bits
+    how = dict(seed=fold, without=kept, save_every=max(1, q.steps//8), accelerator='cpu', devices=1, precision=kind, name=ways[way], progress=False, tests=True)
+    gone = out/'diverged'
+    for again in (gone.exists(), True):
+        done = next(out.glob('*.safetensors'), None)
+        file = done or training.run(model, _calmer(q) if again else q, sources(scenes), out, (out/'last.ckpt').exists(), **how)
+        if again or not _diverged(_card(file)['validation']): return file
+        print(f'{model} {fold} diverged: again, at half the rate', file=sys.stderr, flush=True)
+        held = [f for f in out.iterdir() if f.name!='lock']
+        gone.mkdir()
+        for f in held: f.rename(gone/f.name)
+
+def _diverged(curve, fall:float=3.): return bool(curve) and curve[-1][1]<max(v for _,v in curve)-fall # (step, dB), dB
+
+# %% ../../nbs/papers/boards.ipynb #615857e3
 def fold_scores(
     model:str, fold:int, way:str='built', # a network, its fold, a key of `ways`
     scenes=None, home=None,               # folders; the data folder and `runs/boards`
@@ -92,7 +117,7 @@ def fold_scores(
     out,q = home/way/model/str(fold),recipe(model, ways[way], **(dict(steps=steps) if steps else {}))
     kept = folds().query('fold==@fold').scene.tolist()
     for f in out.glob('*.safetensors'):
-        if json.loads(f.with_suffix('.json').read_text(encoding='utf-8'))['words']!=_said(q): raise ValueError(f'{out} holds a training of another recipe: move it away')
+        if not _by(_card(f), q): raise ValueError(f'{out} holds a training of another recipe: move it away')
     for w in [q.wald, *['premix']*(model in ('Z-PNN', 'lambda-PNN')), 'made']:
         to = out/('scores.csv' if w==q.wald else f'scores-{w}.csv')
         if to.exists(): continue
@@ -100,13 +125,6 @@ def fold_scores(
         d = _judge_made(file, q) if w=='made' else _judge_fold(file, q, kept, scenes, w)
         write(to, d.assign(seed=fold, profile=way).to_csv(index=False, float_format='%.6g'))
     return pd.concat(map(pd.read_csv, sorted(out.glob('scores*.csv'))))
-
-def _trained(model, q, fold, way, scenes, kept, out): # file of weights
-    from pansharp_nb import training
-    done = [f for f in out.glob('*.safetensors') if f.with_suffix('.json').exists()]
-    kind = 'bf16-mixed' if torch.cpu._is_avx512_bf16_supported() and model!='DCFNet' else '32-true' # its gradients need 32 bits
-    return done[0] if done else training.run(model, q, sources(scenes), out, (out/'last.ckpt').exists(), seed=fold, without=kept, save_every=max(1, q.steps//8),
-        accelerator='cpu', devices=1, precision=kind, name=ways[way], progress=False, tests=True)
 
 # %% ../../nbs/papers/boards.ipynb #1d8a836c
 def _judge_fold(file, q, kept, scenes, wald):
@@ -160,8 +178,6 @@ def _judge_made(file, q):
 # %% ../../nbs/papers/boards.ipynb #f9c4322b
 def _home(): return settings.root()/settings.config()['paths']['reports']/'boards'
 
-def _words(model, way): return _said(recipe(model, ways[way])) # today's recipe
-
 def _trainings(way, at): # network -> its trainings in the reports
     return {f.stem: json.loads(f.read_text(encoding='utf-8')) for f in sorted((Path(at or _home())/way).glob('*.json'))}
 
@@ -170,7 +186,7 @@ _order = ('FusionNet PanNet DiCNN1 PNN A-PNN PreMix-B MSDCNN Z-PNN DRPNN GPPNN T
     'ADKNet SFINet MSDDN AWFLN SUM-DUN BDPN MDCUN').split()
 
 def _cards(model, way, at): # of the trainings that the reports hold, if by today's recipe
-    return [c for c in _trainings(way, at).get(model, []) if c['words']==_words(model, way)]
+    return [c for c in _trainings(way, at).get(model, []) if _by(c, recipe(model, ways[way]))]
 
 def work(
     way:str='built', models=_order, # a key of `ways`; networks in order
@@ -195,8 +211,8 @@ def collect(
     home,to = Path(home or settings.root()/'runs'/'boards')/way,Path(to or _home())/way
     to.mkdir(parents=True, exist_ok=True)
     for d in sorted(home.glob('*')):
-        found = {f.parent: json.loads(next(f.parent.glob('*.safetensors')).with_suffix('.json').read_text(encoding='utf-8')) for f in sorted(d.glob('*/scores-made.csv'))} # which is written last
-        ready = {f: c for f,c in found.items() if c['words']==_words(d.name, way)}
+        found = {f.parent: _card(next(f.parent.glob('*.safetensors'))) for f in sorted(d.glob('*/scores-made.csv'))} # which is written last
+        ready = {f: c for f,c in found.items() if _by(c, recipe(d.name, ways[way]))}
         cards = [*ready.values()]
         was = [c for c in _cards(d.name, way, to.parent) if c['seed'] not in {c['seed'] for c in cards}]
         if not cards or len([*was, *cards])<len(_trainings(way, to.parent).get(d.name, [])): continue # fewer than there are of an earlier recipe
@@ -260,7 +276,9 @@ def remarks(way:str='built', at=None)->dict: # network -> sentence
     "Networks with a knob or a loss that is not their paper's, or trained as the recipe no longer says."
     out = {}
     for n,cs in _trainings(way, at).items():
-        w = cs[0]['words']
-        out[n] = [w['note']]*bool(w['knobs'] or w['loss_args'])
-        out[n] += [f'an earlier recipe: {w["steps"]} steps of {w["batch"]} patches of {w["patch"]} pixels, rate {w["lr"]:g}']*(w!=_words(n, way))
+        w,q = cs[0]['words'],recipe(n, ways[way])
+        out[n] = [q.note]*bool(w['knobs'] or w['loss_args'])
+        out[n] += [f'an earlier recipe: {w["steps"]} steps of {w["batch"]} patches of {w["patch"]} pixels, rate {w["lr"]:g}']*(not _by(cs[0], q))
+        again = sum(c['words']==_said(_calmer(q)) for c in cs)
+        out[n] += [f'{again} of {len(cs)} trainings diverged and {"was" if again==1 else "were"} repeated at half the rate']*bool(again)
     return {n: '; '.join(s) for n,s in out.items() if s}
