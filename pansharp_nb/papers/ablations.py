@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['studies', 'Study', 'recipes_of', 'profile', 'size', 'said', 'ground', 'held', 'test_pairs', 'run', 'found', 'summary',
-           'beside', 'effects', 'dots', 'conclusion', 'curves', 'views', 'turned', 'pictures', 'still', 'looks']
+           'beside', 'effects', 'dots', 'conclusion', 'curves', 'views', 'turned', 'pictures', 'still', 'rising',
+           'looks']
 
 # %% ../../nbs/papers/ablations.ipynb #38ddfcab
 import hashlib, json, matplotlib.pyplot as plt, pandas as pd, tempfile, torch
@@ -20,7 +21,7 @@ from ..data.scaling import scale_of
 from ..models.networks import WithText, as_method
 from .boards import folds, four
 from .comparison import scenes_of
-from .effects import at_home, effect, floors, homes, late, least, lower
+from .effects import at_home, effect, fell, floors, homes, late, least, lower
 from .reported import metrics, reported
 from ..reporting import Committed, jpeg, number, plural, rgb_bands, strip
 from ..recipes import Recipe, recipe
@@ -44,6 +45,7 @@ class Study:
     judged:tuple=()        # sensors to judge on, which no network has seen; all if empty
     seeds:int=5            # trainings of each variant
     one:str=''             # the satellite of `quick`; all if empty, or if there are no scenes of it
+    looks:int=1            # how often it was judged: once, if not with fewer seeds or scenes before
     kept:tuple=(0, 2)      # folds of the boards that it does not learn from; of a single satellite (0, 1, 2, 4)
 
 # %% ../../nbs/papers/ablations.ipynb #23750cde
@@ -63,7 +65,7 @@ studies = dict(
     premix_fig17=Study('PreMix-B', _cuts, 'trained', _b, one='GF2'),
     premix_fig18=Study('PreMix-B', _acts, 'tanh_relu, trained', _b, one='GF2'),
     premix_fig20=Study('PreMix-B', {f'L={n}': dict(layers=n) for n in (2, 3, 4, 5)}, 'L=2', _b, one='GF2'),
-    premix_fig21=Study('PreMix-B', {f'K={k}': dict(pf_kernel=k) for k in (1, 3, 5, 7, 9)}, 'K=3', _b, one='GF2'))
+    premix_fig21=Study('PreMix-B', {f'K={k}': dict(pf_kernel=k) for k in (1, 3, 5, 7, 9)}, 'K=3', _b, one='GF2', looks=2))
 
 # %% ../../nbs/papers/ablations.ipynb #5129f7c8
 # chkstyle: skip
@@ -91,7 +93,7 @@ _guides = {f'{n}: prompt guidance {k}': dict(spim=k.replace('-', '_')) for n,k i
 studies |= dict(
     sidp_table5=Study('SIDP', _grid, 'C=16 N=4', _blind, 'full', tuple(f'C={C} N={N}' for C,N in ((8, 4), (16, 4), (32, 2), (32, 4), (32, 6))), seeds=3),
     sidp_table6=Study('SIDP', _shares, 'alpha=0.5 beta=0.5', _blind, 'full', tuple(k for i,k in enumerate(_shares) if i%2==0)),
-    sidp_table7=Study('SIDP', _without, 'full', _blind, 'full', kept=(0, 1, 2)),
+    sidp_table7=Study('SIDP', _without, 'full', _blind, 'full', kept=(0, 1, 2), looks=2),
     sidp_fig9=Study('SIDP', {'SIDP': {}} | {m: dict(model=m, recipe=_seen) for m in ('DRPNN', 'DiCNN1', 'LAGConv', 'TFNet', 'LDPNet')} | {'MSDDN': dict(model='MSDDN', recipe=_seen | _slow)}, 'SIDP', _blind, 'full', on=('WV2',), judged=('GF2', 'PLEIADES'), seeds=3),
     sumdun_table4=Study('SUM-DUN', _dims, 'III: degradation operator 3D, proximal network 3D, multi-scale on', _unroll|dict(knobs=dict(d=4, blocks=(1,)*5, spim='none')), one='GF2'),
     sumdun_table5=Study('SUM-DUN', _guides, 'III: prompt guidance spatial-channel', _unroll|dict(text='real'), one='GF2'),
@@ -426,10 +428,17 @@ def still(
     scores:pd.DataFrame, # what `run` gave
     least:float=.05      # dB
 )->list:                 # of variants
-    "Variants whose curve no longer rises."
-    return [m for m,v in _curve(scores).items() if late(v.dropna().items())<least]
+    "Variants whose curve no longer rises, and did not collapse."
+    return [m for m,v in _curve(scores).items() if late(v.dropna().items())<least and not fell([*v.dropna().items()])]
+
+def rising(
+    scores:pd.DataFrame, # what `run` gave
+    least:float=.5       # dB
+)->list:                 # of variants
+    "Variants that were still learning."
+    return [m for m,v in _curve(scores).items() if late(v.dropna().items())>least] if 'curve' in {*scores.metric} else []
 
 # %% ../../nbs/papers/ablations.ipynb #4fb517fa
 def looks(study:str, scores:pd.DataFrame)->int: # a key of `studies`, what `run` gave
     "How often a study was judged."
-    return 1+(scores[scores.weights!='-'].seed.nunique()>studies[study].seeds)
+    return studies[study].looks+(scores[scores.weights!='-'].seed.nunique()>studies[study].seeds)

@@ -7,7 +7,7 @@ __all__ = ['ways', 'stand_ins', 'folds', 'deal', 'four', 'fold_scores', 'keeper'
            'classical', 'scores', 'flat', 'learning', 'remarks']
 
 # %% ../../nbs/papers/boards.ipynb #7f3159f7
-import gzip, json, math, pandas as pd, sys, torch, warnings
+import gzip, json, math, pandas as pd, shutil, sys, torch, warnings
 from dataclasses import asdict, replace
 from pathlib import Path
 from .. import prompts, scoring, settings
@@ -16,7 +16,7 @@ from ..data.scenes import open_scene, scene_sensor
 from ..data.synthetic import made_up
 from ..metrics.reference import ag
 from ..models.networks import WithText, as_method
-from .effects import late
+from .effects import fell, late
 from ..recipes import recipe
 from ..weights import load
 from ..writing import owned, write
@@ -97,14 +97,16 @@ def _trained(model, q, fold, way, scenes, kept, out): # file of weights
     gone = out/'diverged'
     for again in (gone.exists(), True):
         done = next(out.glob('*.safetensors'), None)
-        file = done or training.run(model, _calmer(q) if again else q, sources(scenes), out, (out/'last.ckpt').exists(), **how)
-        if again or not _diverged(_card(file)['validation']): return file
+        try: file = done or training.run(model, _calmer(q) if again else q, sources(scenes), out, (out/'last.ckpt').exists(), **how)
+        except FloatingPointError:
+            if again: raise
+            file = None
+        if file and (again or not fell(_card(file)['validation'])): return file
         print(f'{model} {fold} diverged: again, at half the rate', file=sys.stderr, flush=True)
-        held = [f for f in out.iterdir() if f.name!='lock']
-        gone.mkdir()
-        for f in held: f.rename(gone/f.name)
+        for f in [f for f in out.iterdir() if f.name!='lock' and f!=gone]: shutil.rmtree(f) if f.is_dir() else f.unlink()
+        gone.touch()
 
-def _diverged(curve, fall:float=3.): return bool(curve) and curve[-1][1]<max(v for _,v in curve)-fall # (step, dB), dB
+
 
 # %% ../../nbs/papers/boards.ipynb #615857e3
 def fold_scores(
@@ -261,15 +263,17 @@ def scores(
     return d.assign(value=d.value.where(~radians, d.value*180/math.pi)).drop_duplicates(['method', 'scene', 'seed', 'metric'])
 
 # %% ../../nbs/papers/boards.ipynb #3263b327
-def _late(way, at): return {n: sum(late(c['validation']) for c in cs)/len(cs) for n,cs in _trainings(way, at).items()}
+def _curves(way, at): # network -> its mean validation curve
+    each = {n: pd.DataFrame([dict(c['validation']) for c in cs]) for n,cs in _trainings(way, at).items()}
+    return {n: [*d.dropna(axis=1).mean().sort_index().items()] for n,d in each.items()}
 
 def flat(way:str='built', at=None, least:float=.05)->list: # dB
-    "Networks whose trainings added less than this in their last third, in the mean."
-    return [n for n,v in _late(way, at).items() if v<least]
+    "Networks whose mean validation curve rose by less than this in its last third, and did not collapse."
+    return [n for n,c in _curves(way, at).items() if late(c)<least and not fell(c)]
 
 def learning(way:str='built', at=None, least:float=.5)->list: # dB
-    "Networks whose trainings still added more than this."
-    return [n for n,v in _late(way, at).items() if v>least]
+    "Networks whose mean validation curve rose by more than this."
+    return [n for n,c in _curves(way, at).items() if late(c)>least]
 
 # %% ../../nbs/papers/boards.ipynb #763d0ead
 def remarks(way:str='built', at=None)->dict: # network -> sentence

@@ -36,25 +36,29 @@ def claims(paper:str=None)->list: # of dicts `id, paper, where, quote, says, hol
     return [c for c in yaml.safe_load(f.read_text(encoding='utf-8')) if paper in (None, c['paper'])]
 
 # %% ../../nbs/papers/claims.ipynb #8c69c926
+@cache
+def _images(): return dict(boards.folds()[['scene', 'group']].values) # crops of one image count as one scene
+
 def compared(
     scores:pd.DataFrame, # tidy
     a, over, metrics,    # the methods that should be better; their rivals; names of metrics
     lead:float=0.,       # by how much at least
     by:str=None,         # `sensor`: on each that has three scenes
     looks:int=1          # how often the scores were judged
-)->tuple:                # frame `sensor, metric, a, over, effect, low, high, p, n, trainings`; rivals that share fewer than three scenes
+)->tuple:                # frame `sensor, metric, a, over, effect, low, high, p, n, trainings`; methods that share fewer than three scenes, in any metric
     "All comparisons of a claim."
     a,rows,met = [a] if isinstance(a, str) else a,[],set()
     parts = scores.groupby('sensor') if by else [('', scores)]
     for s,part in parts:
         t = effects.table(part[part.metric.isin(metrics) & part.method.isin([*a, *over])])
         for m,i,o in [(m, i, o) for m in metrics for i in a for o in over if {(m, i), (m, o)}<=set(t)]:
-            x,*who = effects.differences(t, i, o, m)
-            e = effects.interval(x-lead, *who, effects.level(looks))
-            if e['n']>2 and not met.add(o): rows.append(dict(sensor=s, metric=m, a=i, over=o) | e)
+            x,scene,seed = effects.differences(t, i, o, m)
+            e = effects.interval(x-lead, [_images().get(n, n) for n in scene], seed, effects.level(looks)) | dict(n=len({*scene}))
+            if e['n']>2 and not met.update([(m, i), (m, o)]): rows.append(dict(sensor=s, metric=m, a=i, over=o) | e)
     d = pd.DataFrame(rows, columns='sensor metric a over effect low high p n trainings'.split())
-    return d.assign(p=effects.holm(looks*d.p)), [o for o in over if o not in met]
+    return d.assign(p=effects.holm(looks*d.p)), [n for n in [*a, *over] if any((m, n) not in met for m in metrics)]
 
+# %% ../../nbs/papers/claims.ipynb #bdcf6605
 def metric_word(
     d:pd.DataFrame,   # of `compared`, one metric
     within:float=None # a claim of likeness, to that difference
@@ -168,7 +172,7 @@ def _tested(test, studies): # words a metric, the deciding comparison, a note
     flat = boards.flat() if 'board' in test else ablations.still(scores)
     faults = {m: effects.floor_fault(scores, test['a'], over, m, flat) for m in test['metrics']}
     words = {m: 'not trained far enough' if faults[m] else metric_word(g, test.get('within')) for m,g in d.groupby('metric', sort=False)}
-    learning = boards.learning() if 'board' in test else []
+    learning = boards.learning() if 'board' in test else ablations.rising(scores)
     young = {m: effects.early(w, test['a'], over, learning) for m,w in words.items()}
     words = {m: 'not trained far enough' if young[m] else w for m,w in words.items()}
     faults |= {m: f'{", ".join(n)} lost while still learning' for m,n in young.items() if n}

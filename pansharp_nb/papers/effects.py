@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['at_home', 'homes', 'lower', 'least', 'no_floor', 'table', 'differences', 'spread', 'interval', 'effect', 'level',
-           'word', 'holm', 'floors', 'floor_fault', 'late', 'early']
+           'word', 'holm', 'floors', 'floor_fault', 'late', 'fell', 'early']
 
 # %% ../../nbs/papers/effects.ipynb #dd5edf8d
 import numpy as np, pandas as pd
@@ -44,13 +44,12 @@ def spread(
     x, scene, seed # differences, and whose they are; arrays
 )->tuple:          # variance of their mean, degrees of freedom
     "The error of a mean over scenes and trainings."
-    e = x-x.mean()
+    e,pair = x-x.mean(),[f'{i} {j}' for i,j in zip(scene, seed)]
     (vs,fs),(vt,ft) = _gathered(e, scene), _gathered(e, seed)
-    if len(x)==fs+1: return (vt, ft) if ft else (vs, fs) # each scene has one training, or none
-    parts = [(v, f) for v,f in ((vs, fs), (vt, ft)) if f]
-    both = (e@e)/len(x)**2 if len(parts)>1 else 0
-    v = max(vs+vt-both, vs, vt)
-    return v, sum(v for v,_ in parts)**2/sum(v*v/f for v,f in parts) if v else 1
+    if len({*pair})==len({*scene}): return (vt, ft) if ft else (vs, fs) # each scene has one training, or none
+    if not fs: return vt, ft
+    both = (np.bincount(np.unique(pair, return_inverse=True)[1], e)**2).sum()/len(x)**2
+    return max(vs+vt-both, vs, vt), min(fs, ft)
 
 # %% ../../nbs/papers/effects.ipynb #a2d1d70d
 def interval(
@@ -77,7 +76,7 @@ def effect(
 def level(
     looks:int=1 # how often the scores were judged, this time included
 )->float:       # of `interval`
-    "The share of intervals that hold the truth, so that all looks together are wrong in 5 of 100 cases."
+    "The share of intervals that should hold the truth: a later look gets less of the error."
     return 1-.05/looks
 
 # %% ../../nbs/papers/effects.ipynb #0c708d15
@@ -140,6 +139,11 @@ def late(
     "What the last third of a training added."
     v = list(curve)
     return max(p for _,p in v)-max(p for t,p in v if t<=v[-1][0]*2/3) if len(v)>2 else float('inf')
+
+def fell(curve, by:float=3.)->bool: # (step, dB), in order; dB
+    "Did a training diverge? Its curve then ends far below its own best, or nowhere."
+    v = [p for _,p in curve]
+    return bool(v) and not v[-1]>=max(v, key=lambda p: -np.inf if p!=p else p)-by
 
 # %% ../../nbs/papers/effects.ipynb #2444843c
 def early(word:str, a, over, learning)->list: # of one metric; one name, or several; names
