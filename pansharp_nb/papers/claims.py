@@ -56,7 +56,8 @@ def compared(
             e = effects.interval(x-lead, [_images().get(n, n) for n in scene], seed, effects.level(looks)) | dict(n=len({*scene}))
             if e['n']>2 and not met.update([(m, i), (m, o)]): rows.append(dict(sensor=s, metric=m, a=i, over=o) | e)
     d = pd.DataFrame(rows, columns='sensor metric a over effect low high p n trainings'.split())
-    return d.assign(p=effects.holm(looks*d.p)), [*(i for i in a if any((m, i) not in met for m,_ in met)), *(o for o in over if any((m, o) not in met for m in metrics))]
+    lost = [i for i in a if any((m, i) not in met for m,_ in met)]+[o for o in over if any((m, o) not in met for m in metrics)]
+    return d.assign(p=effects.holm(looks*d.p)), lost
 
 # %% ../../nbs/papers/claims.ipynb #bdcf6605
 def metric_word(
