@@ -83,7 +83,7 @@ def test_claims_are_whole(texts):
         if 'board' in t: assert named<=known | set(networks.absent), c['id']
         if 'shown' in t: assert (root/t['shown']).exists(), c['id']
 
-fields = dict(board='board a over gone metrics sensors by within lead convention wald', study='study a over metrics sensors within quick', count='count a knobs bands equals tolerance near factor less_than more_than as',
+fields = dict(board='board a over gone metrics sensors by within lead convention wald', study='study a over gone metrics sensors within quick', count='count a knobs bands equals tolerance near factor less_than more_than as',
     printed='printed', timed='timed a over', shown='shown as_said note', needs='needs')
 
 def scores(**values): # method -> PSNR of each scene
