@@ -175,6 +175,26 @@ def test_boards_keep_what_another_machine_trained(tmp_path, monkeypatch):
     monkeypatch.undo()
     with pytest.raises(ValueError, match='another recipe: move it away'): boards.fold_scores('PNN', 2, home=tmp_path/'old')
 
+@pytest.mark.parametrize('end', ['low', 'raised'])
+def test_a_diverged_training_is_repeated_once(end, tmp_path, monkeypatch, capsys):
+    "At half the rate, also where it was interrupted between the two; the second stays, however it ends."
+    q,rates = recipe('PNN', 'board'),[]
+    def run(model, q, files, out, resume, **kw):
+        rates.append(q.lr)
+        if end=='raised' and len(rates)==1: raise FloatingPointError('the loss is not finite')
+        (out/'PNN.safetensors').touch()
+        (out/'PNN.json').write_text(json.dumps(dict(validation=[[1, 34.], [2, 5.]])), encoding='utf-8')
+        (out/'metrics').mkdir(exist_ok=True)
+        return out/'PNN.safetensors'
+    monkeypatch.setattr('pansharp_nb.training.run', run)
+    monkeypatch.setattr(boards, 'sources', lambda folder: [])
+    file = boards._trained('PNN', q, 0, 'built', tmp_path, [], tmp_path)
+    assert (rates, file.exists(), (tmp_path/'diverged').exists())==([q.lr, q.lr/2], True, True)
+    assert 'PNN 0 diverged: again, at half the rate' in capsys.readouterr().err
+    file.unlink()
+    boards._trained('PNN', q, 0, 'built', tmp_path, [], tmp_path)
+    assert rates[2:]==[q.lr/2]
+
 def test_study_leaves_no_file_of_the_reader(tmp_path):
     with pytest.raises(ValueError, match='no study'): ablations.run('premix_tabel4', 'smoke', keep=tmp_path)
     assert not list(tmp_path.iterdir())
