@@ -36,9 +36,6 @@ def claims(paper:str=None)->list: # of dicts `id, paper, where, quote, says, hol
     return [c for c in yaml.safe_load(f.read_text(encoding='utf-8')) if paper in (None, c['paper'])]
 
 # %% ../../nbs/papers/claims.ipynb #8c69c926
-@cache
-def _images(): return dict(boards.folds()[['scene', 'group']].values) # crops of one image count as one scene
-
 def compared(
     scores:pd.DataFrame, # tidy
     a, over, metrics,    # the methods that should be better; their rivals; names of metrics
@@ -52,8 +49,8 @@ def compared(
     for s,part in parts:
         t = effects.table(part[part.metric.isin(metrics) & part.method.isin([*a, *over])])
         for m,i,o in [(m, i, o) for m in metrics for i in a for o in over if {(m, i), (m, o)}<=set(t)]:
-            x,scene,seed = effects.differences(t, i, o, m)
-            e = effects.interval(x-lead, [_images().get(n, n) for n in scene], seed, effects.level(looks)) | dict(n=len({*scene}))
+            x,*who = effects.differences(t, i, o, m)
+            e = effects.interval(x-lead, *who, effects.level(looks))
             if e['n']>2 and not met.update([(m, i), (m, o)]): rows.append(dict(sensor=s, metric=m, a=i, over=o) | e)
     d = pd.DataFrame(rows, columns='sensor metric a over effect low high p n trainings'.split())
     lost = [i for i in a if any((m, i) not in met for m,_ in met)]+[o for o in over if any((m, o) not in met for m in metrics)]

@@ -70,6 +70,10 @@ def set_apart(
     return {f'{m} as it was trained here': [t] for m,t in own.items() if m in set(scores.method)}
 
 # %% ../../nbs/papers/comparison.ipynb #e54b594c
+def _cut(d): # scores: of how many images, where some scenes are crops of one
+    n = len({effects.image_of(s) for s in d.scene.unique()})
+    return f' (cut from {reporting.plural(n, "image")})' if n<d.scene.nunique() else ''
+
 @dataclass(frozen=True)
 class Comparison:
     "A table of a paper and our scores of the same methods."
@@ -82,7 +86,7 @@ class Comparison:
     def mine(self, name): # our scores for a data set, and of what
         made = self.scores.protocol.str.startswith('truth')
         d = self.scores[(self.scores.sensor==name) & ~made]
-        if len(d): return d, f'{reporting.plural(d.scene.nunique(), f"{name} scene")} here'
+        if len(d): return d, f'{reporting.plural(d.scene.nunique(), f"{name} scene")}{_cut(d)} here'
         d = self.scores[(self.scores.sensor==name) & made]
         if len(d): return d, f'{reporting.plural(d.scene.nunique(), f"made-up {name} scene")} here'
         return self.scores[:0], ''
@@ -99,7 +103,7 @@ class Comparison:
             out[f'{n} in the paper, {what or "no scene here"}'] = paper_and_ours(b, d, self.same).astype('Float64').round(4)
             if what and self.ref in set(d.method): out[f'{n}: how much better than each {self.ref} is, {what}'] = against(d, self.ref, b.index, b.columns)
         d,b = self.others(),next(iter(self.boards.values()))
-        if len(d): out[f'Our other satellites: {d.scene.nunique()} scenes of {", ".join(sorted(d.sensor.unique()))}'] = self._alone(d, b)
+        if len(d): out[f'Our other satellites: {d.scene.nunique()} scenes{_cut(d)} of {", ".join(sorted(d.sensor.unique()))}'] = self._alone(d, b)
         return out
 
     def _alone(self, d, b): # no paper beside it
