@@ -2314,6 +2314,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'pansharp_nb.papers.boards.learning': ( 'papers/boards.html#learning',
                                                                                    'pansharp_nb/papers/boards.py'),
                                            'pansharp_nb.papers.boards.made': ('papers/boards.html#made', 'pansharp_nb/papers/boards.py'),
+                                           'pansharp_nb.papers.boards.precision': ( 'papers/boards.html#precision',
+                                                                                    'pansharp_nb/papers/boards.py'),
                                            'pansharp_nb.papers.boards.remarks': ( 'papers/boards.html#remarks',
                                                                                   'pansharp_nb/papers/boards.py'),
                                            'pansharp_nb.papers.boards.scores': ( 'papers/boards.html#scores',

@@ -19,7 +19,7 @@ from ..data.scenes import crop, open_scene, save_scene, scene_sensor
 from ..layers.ewfm import mask_acts
 from ..data.scaling import scale_of
 from ..models.networks import WithText, as_method
-from .boards import folds, four
+from .boards import folds, four, precision
 from .comparison import scenes_of
 from .effects import at_home, effect, fell, floors, homes, late, least, lower
 from .reported import metrics, reported
@@ -87,7 +87,7 @@ _without = {'w/o LKA': dict(use_lka=False), 'w/o SSE': dict(use_sse=False), 'w/o
 _dims = {f'{n}: degradation operator {o}D, proximal network {p}D, multi-scale {"on" if m else "off"}': dict(op=f'{o}d', prox=f'{p}d', multiscale=m)
     for n,o,p,m in (('I', 2, 2, True), ('II', 3, 2, True), ('III', 3, 3, True), ('IV', 3, 3, False))}
 _seen = dict(protocol='reduced', loss='l2', batch=8, patch=32, steps=800, lr=4e-3, warmup=100, scaling='peak', knobs={}, loss_args={})
-_slow = dict(lr=5e-4, clip=.0012, loss='l1') # MSDDN diverges at the others' rate: rate, clip and loss are its paper's
+_slow = dict(lr=5e-4, clip=.0012, loss='l1') # MSDDN's rate, clip and loss are its paper's
 _unroll = _small|_quick|dict(batch=4, steps=400, bands=(4,), knobs=dict(d=4, blocks=(1,)*5))
 _guides = {f'{n}: prompt guidance {k}': dict(spim=k.replace('-', '_')) for n,k in (('I', 'channel'), ('II', 'spatial'), ('III', 'spatial-channel'), ('IV', 'cross-attention'))}
 studies |= dict(
@@ -209,7 +209,7 @@ def _trained(
     if done.exists(): return pd.read_csv(done)
     from pansharp_nb import training # seconds, that who only reads need not wait
     gpu = torch.device(device).type=='cuda'
-    how = dict(accelerator='gpu' if gpu else 'cpu', devices=1, precision='32-true' if gpu or not torch.cpu._is_avx512_bf16_supported() else 'bf16-mixed')
+    how = dict(accelerator='gpu' if gpu else 'cpu', devices=1, precision='32-true' if gpu else precision(model))
     how |= dict(progress=False, save_every=max(1, q.steps//6), without=kept, tests=True)
     net,data,clock = training.train(model, q, files, out, (out/'last.ckpt').exists(), seed=seed, **how)
     said = text_vectors({d.attrs['name']: d for d,*_ in pairs}, q.text) if q.text else {}
