@@ -92,7 +92,7 @@ def _by(card, q): return card['words'] in (_said(q), _said(_calmer(q))) # was it
 # %% ../../nbs/papers/boards.ipynb #6308085a
 def precision(model:str)->str: # a network
     "How a training on the CPU counts."
-    return 'bf16-mixed' if torch.cpu._is_avx512_bf16_supported() and model not in ('DCFNet', 'MSDDN') else '32-true'
+    return 'bf16-mixed' if torch.cpu._is_avx512_bf16_supported() and model!='DCFNet' else '32-true'
 
 # %% ../../nbs/papers/boards.ipynb #2582a8df
 def _trained(model, q, fold, way, scenes, kept, out): # file of weights
