@@ -2237,6 +2237,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                      'pansharp_nb/papers/ablations.py'),
                                               'pansharp_nb.papers.ablations.effects': ( 'papers/ablations.html#effects',
                                                                                         'pansharp_nb/papers/ablations.py'),
+                                              'pansharp_nb.papers.ablations.fallen': ( 'papers/ablations.html#fallen',
+                                                                                       'pansharp_nb/papers/ablations.py'),
                                               'pansharp_nb.papers.ablations.found': ( 'papers/ablations.html#found',
                                                                                       'pansharp_nb/papers/ablations.py'),
                                               'pansharp_nb.papers.ablations.ground': ( 'papers/ablations.html#ground',

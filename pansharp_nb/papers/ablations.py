@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['studies', 'Study', 'recipes_of', 'profile', 'size', 'said', 'ground', 'held', 'test_pairs', 'run', 'found', 'summary',
-           'beside', 'effects', 'dots', 'conclusion', 'curves', 'views', 'turned', 'pictures', 'still', 'rising',
-           'looks']
+           'beside', 'effects', 'dots', 'conclusion', 'curves', 'views', 'turned', 'pictures', 'still', 'fallen',
+           'rising', 'looks']
 
 # %% ../../nbs/papers/ablations.ipynb #38ddfcab
 import hashlib, json, matplotlib.pyplot as plt, pandas as pd, tempfile, torch
@@ -429,7 +429,11 @@ def still(
     least:float=.05      # dB
 )->list:                 # of variants
     "Variants whose curve no longer rises, and did not collapse."
-    return [m for m,v in _curve(scores).items() if late(v.dropna().items())<least and not fell([*v.dropna().items()])]
+    return [m for m,v in _curve(scores).items() if late(v.dropna().items())<least and not fell(v.dropna().items())]
+
+def fallen(scores:pd.DataFrame)->list: # as in `still`
+    "Variants whose training diverged."
+    return [m for m,v in _curve(scores).items() if fell(v.dropna().items())] if 'curve' in {*scores.metric} else []
 
 def rising(
     scores:pd.DataFrame, # what `run` gave

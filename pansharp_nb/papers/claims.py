@@ -167,8 +167,9 @@ def _tested(test, studies): # words a metric, the deciding comparison, a note
     looks = ablations.looks(test['study'], scores) if 'study' in test else 1
     d,lost = compared(scores, test['a'], over, test['metrics'], test.get('lead', 0.), test.get('by'), looks)
     if not len(d): return {}, None, f"fewer than three scenes of {', '.join(test.get('sensors', ['any sensor']))} with {', '.join(_own(test))} and {', '.join(lost)}"
-    flat = boards.flat() if 'board' in test else ablations.still(scores)
-    faults = {m: effects.floor_fault(scores, test['a'], over, m, flat) for m in test['metrics']}
+    flat,fallen = (boards.flat(), []) if 'board' in test else (ablations.still(scores), ablations.fallen(scores))
+    fallen = ', '.join(f'{n} fell back while it was trained' for n in (*_own(test), *over) if n in fallen)
+    faults = {m: effects.floor_fault(scores, test['a'], over, m, flat) or fallen for m in test['metrics']}
     words = {m: 'not trained far enough' if faults[m] else metric_word(g, test.get('within')) for m,g in d.groupby('metric', sort=False)}
     learning = boards.learning() if 'board' in test else ablations.rising(scores)
     young = {m: effects.early(w, test['a'], over, learning) for m,w in words.items()}
