@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['studies', 'Study', 'recipes_of', 'profile', 'size', 'said', 'ground', 'held', 'test_pairs', 'run', 'found', 'summary',
-           'beside', 'effects', 'dots', 'conclusion', 'curves', 'images_of', 'turned', 'pictures', 'still', 'fallen',
+           'beside', 'effects', 'dots', 'conclusion', 'curves', 'unseen', 'turned', 'pictures', 'still', 'fallen',
            'rising', 'looks']
 
 # %% ../../nbs/papers/ablations.ipynb #38ddfcab
@@ -392,7 +392,7 @@ def curves(scores:pd.DataFrame): # what `run` gave; a figure
     return ax.figure
 
 # %% ../../nbs/papers/ablations.ipynb #99fd04ce
-def images_of(
+def unseen(
     study:str, scores:pd.DataFrame, profile:str='quick' # as in `found`, and what that gave
 )->dict: # caption -> picture
     "The images of a study; where nothing was trained just now, those of the report."
