@@ -154,7 +154,7 @@ def _notes(test, lost, gone, faults, looks):
     said = ['on made-up scenes'] if test.get('board', '').startswith('truth') else []
     said += [f'{", ".join(gone)} cannot be rebuilt'] if gone else []
     said += [f'not compared with {", ".join(lost)}'] if lost else []
-    said += [f'trainings were added after a look: intervals of {100*effects.level(looks):g} %']*(looks>1)
+    said += [f'a second look: intervals of {100*effects.level(looks):g} %']*(looks>1)
     own = boards.remarks() if 'board' in test else {}
     said += [f'{n}: {own[n]}' for n in (*_own(test), *test['over']) if n in own]
     return '; '.join([*said, *dict.fromkeys(filter(None, faults.values()))])
