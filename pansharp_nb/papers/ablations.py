@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['studies', 'Study', 'recipes_of', 'profile', 'size', 'said', 'ground', 'held', 'test_pairs', 'run', 'found', 'summary',
-           'beside', 'effects', 'dots', 'conclusion', 'curves', 'unseen', 'turned', 'pictures', 'still', 'fallen',
-           'rising', 'looks']
+           'beside', 'effects', 'dots', 'conclusion', 'curves', 'unseen', 'turned', 'pictures', 'history', 'looks']
 
 # %% ../../nbs/papers/ablations.ipynb #38ddfcab
 import hashlib, json, matplotlib.pyplot as plt, pandas as pd, tempfile, torch
@@ -21,7 +20,7 @@ from ..data.scaling import scale_of
 from ..models.networks import WithText, as_method
 from .boards import folds, four, precision
 from .comparison import scenes_of
-from .effects import at_home, effect, fell, floors, homes, late, least, lower
+from .effects import at_home, effect, floors, homes, least, lower
 from .reported import metrics, reported
 from ..reporting import Committed, jpeg, number, plural, rgb_bands, strip
 from ..recipes import Recipe, recipe
@@ -186,7 +185,7 @@ def test_pairs(
     return [(d, *scoring.pair(d, protocol, device, torch.float32, how)) for d in ds]
 
 # %% ../../nbs/papers/ablations.ipynb #ea11630d
-_drawn = 'drawn.safetensors' # what the first training of a variant makes of the scenes that are shown
+_drawn = 'drawn.safetensors' # what a training makes of the scenes that are shown
 
 def _views(s, profile, device='cpu'): # as `test_pairs`, to draw: of satellites that no network has seen; a made-up scene has its truth
     ds = scenes_of(s.judged, settings.profile('smoke' if profile=='smoke' else 'auto')) if s.judged else []
@@ -263,9 +262,9 @@ def run(
         model = s.variants[k].get('model', s.model)
         words = json.dumps([model, asdict(q), seed, [p.name for p in files], [(d.attrs['name'], *ms.shape) for d,ms,*_ in (*pairs, *home)]])
         at = keep/study/f'{k}-{hashlib.sha256(words.encode()).hexdigest()[:8]}'.replace('/', '')
-        d = _trained(model, q, pairs, files, at, seed, device, kept, home, shown if seed==seeds[0] else ())
+        d = _trained(model, q, pairs, files, at, seed, device, kept, home, shown)
         out.append(d.assign(method=k, seed=seed, weights=f'trained, seed {seed}'))
-        drawn |= {k: str(at/_drawn)} if shown and seed==seeds[0] else {}
+        if shown and seed==seeds[0]: drawn[k] = str(at/_drawn)
     d = pd.concat(out).assign(protocol=s.protocol, profile=profile)[scoring.columns]
     d.attrs['drawn'] = drawn
     return d
@@ -424,23 +423,9 @@ def pictures(
     return out | ({turned(scores): curves(scores)} if len(_curve(scores)) else {})
 
 # %% ../../nbs/papers/ablations.ipynb #7c6d2cc6
-def still(
-    scores:pd.DataFrame, # what `run` gave
-    least:float=.05      # dB
-)->list:                 # of variants
-    "Variants whose curve no longer rises, and did not collapse."
-    return [m for m,v in _curve(scores).items() if late(v.dropna().items())<least and not fell(v.dropna().items())]
-
-def fallen(scores:pd.DataFrame)->list: # as in `still`
-    "Variants whose training diverged."
-    return [m for m,v in _curve(scores).items() if fell(v.dropna().items())] if 'curve' in {*scores.metric} else []
-
-def rising(
-    scores:pd.DataFrame, # what `run` gave
-    least:float=.5       # dB
-)->list:                 # of variants
-    "Variants that were still learning."
-    return [m for m,v in _curve(scores).items() if late(v.dropna().items())>least] if 'curve' in {*scores.metric} else []
+def history(scores:pd.DataFrame)->dict: # what `run` gave; variant -> its mean curve, (step, dB)
+    "How the trainings of a study went."
+    return {m: [*v.dropna().items()] for m,v in _curve(scores).items()}
 
 # %% ../../nbs/papers/ablations.ipynb #4fb517fa
 def looks(study:str, scores:pd.DataFrame)->int: # a key of `studies`, what `run` gave

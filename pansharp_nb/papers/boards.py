@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ways', 'stand_ins', 'folds', 'deal', 'four', 'precision', 'fold_scores', 'keeper', 'made', 'judged_made', 'work',
-           'collect', 'classical', 'scores', 'flat', 'learning', 'remarks']
+           'collect', 'classical', 'scores', 'histories', 'remarks']
 
 # %% ../../nbs/papers/boards.ipynb #7f3159f7
 import gzip, json, math, pandas as pd, shutil, sys, torch, warnings
@@ -16,7 +16,7 @@ from ..data.scenes import open_scene, scene_sensor
 from ..data.synthetic import made_up
 from ..metrics.reference import ag
 from ..models.networks import WithText, as_method
-from .effects import fell, late
+from .effects import fell
 from ..recipes import recipe
 from ..weights import load
 from ..writing import owned, write
@@ -268,17 +268,10 @@ def scores(
     return d.assign(value=d.value.where(~radians, d.value*180/math.pi)).drop_duplicates(['method', 'scene', 'seed', 'metric'])
 
 # %% ../../nbs/papers/boards.ipynb #3263b327
-def _curves(way, at): # network -> its mean validation curve
+def histories(way:str='built', at=None)->dict: # network -> its mean validation curve, (step, dB)
+    "How the trainings of the boards went."
     each = {n: pd.DataFrame([dict(c['validation']) for c in cs]) for n,cs in _trainings(way, at).items()}
     return {n: [*d.dropna(axis=1).mean().sort_index().items()] for n,d in each.items()}
-
-def flat(way:str='built', at=None, least:float=.05)->list: # dB
-    "Networks whose mean validation curve rose by less than this in its last third, and did not collapse."
-    return [n for n,c in _curves(way, at).items() if late(c)<least and not fell(c)]
-
-def learning(way:str='built', at=None, least:float=.5)->list: # dB
-    "Networks whose mean validation curve rose by more than this."
-    return [n for n,c in _curves(way, at).items() if late(c)>least]
 
 # %% ../../nbs/papers/boards.ipynb #763d0ead
 def remarks(way:str='built', at=None)->dict: # network -> sentence

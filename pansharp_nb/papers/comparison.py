@@ -74,6 +74,7 @@ def _cut(d): # scores: of how many images, where some scenes are crops of one
     n = len({effects.image_of(s) for s in d.scene.unique()})
     return f' (cut from {reporting.plural(n, "image")})' if n<d.scene.nunique() else ''
 
+# %% ../../nbs/papers/comparison.ipynb #111cb7c1
 @dataclass(frozen=True)
 class Comparison:
     "A table of a paper and our scores of the same methods."
@@ -113,7 +114,7 @@ class Comparison:
     def tau(self): return pd.concat({n: agreement(b, self.mine(n)[0]) for n,b in self.boards.items()}, names=['data'])
 
     def notes(self):
-        low = (effects.floor_fault(self.scores, self.rows(), [], m, boards.flat()) for m in next(iter(self.boards.values())))
+        low = (effects.floor_fault(self.scores, self.rows(), [], m, effects.settled(boards.histories())) for m in next(iter(self.boards.values())))
         low,one = next(filter(None, low), ''),ruled_means(self.scores)
         bare = [n for n in self.boards if 'TV' in self.rows() and len(d := self.mine(n)[0]) and 'TV' not in set(d.method)]
         notes = reporting.missing(self.why) | ({f'TV left out on {", ".join(bare)}': [f'the toolbox has its parameters for {", ".join(tv_sets)} only']} if bare else {})

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['at_home', 'homes', 'lower', 'least', 'no_floor', 'table', 'differences', 'spread', 'image_of', 'interval', 'effect',
-           'level', 'word', 'holm', 'floors', 'floor_fault', 'late', 'fell', 'early']
+           'level', 'word', 'holm', 'floors', 'floor_fault', 'late', 'fell', 'settled', 'rising', 'fallen', 'early']
 
 # %% ../../nbs/papers/effects.ipynb #dd5edf8d
 import numpy as np, pandas as pd
@@ -140,9 +140,8 @@ def floor_fault(
     def below(m, base, k): # on the scenes that both have
         d = scores[(scores.metric==k) & scores.method.isin([m, base])].pivot_table(index='scene', columns='method', values='value').dropna()*(-1 if k in lower else 1)
         return {m, base}<=set(d) and len(d)>0 and bool(d[m].mean()<d[base].mean())
-    low = [f'{m} is below GSA' for m in a if m in trained and below(m, 'GSA', known)]
-    where = '' if ground==metric else f' in {ground}'
-    low = [f'{n} in {known}' if known.endswith(at_home) else n for n in low]
+    away,where = f' in {known}' if known.endswith(at_home) else '', '' if ground==metric else f' in {ground}'
+    low = [f'{m} is below GSA{away}' for m in a if m in trained and below(m, 'GSA', known)]
     return ', '.join([*low, *(f'{m} is below EXP{where}' for m in (*a, *over) if m in trained and m not in flat and below(m, 'EXP', ground))])
 
 # %% ../../nbs/papers/effects.ipynb #5523e378
@@ -157,6 +156,19 @@ def fell(curve, by:float=3.)->bool: # (step, dB), in order; dB
     "Did a training diverge? Its curve then ends far below its own best, or nowhere."
     v = [p for _,p in curve]
     return bool(v) and not v[-1]>=max(v, key=lambda p: -np.inf if p!=p else p)-by
+
+# %% ../../nbs/papers/effects.ipynb #e12d6b04
+def settled(curves:dict, least:float=.05)->list: # method -> curve; dB
+    "Whose curve no longer rises, and did not fall."
+    return [m for m,c in curves.items() if late(c)<least and not fell(c)]
+
+def rising(curves:dict, least:float=.5)->list: # the same
+    "Who was still learning."
+    return [m for m,c in curves.items() if late(c)>least]
+
+def fallen(curves:dict)->list: # the same
+    "Who diverged."
+    return [m for m,c in curves.items() if fell(c)]
 
 # %% ../../nbs/papers/effects.ipynb #2444843c
 def early(word:str, a, over, learning)->list: # of one metric; one name, or several; names

@@ -37,33 +37,32 @@ def scores_of(
     return _csv(f).copy()
 
 # %% ../../nbs/papers/joined.ipynb #698d561d
-def _verdicts(paper, scores, ref, metric): # Series of the paper's values; tidy scores; whose rivals -> Series of words
-    sign,flat = -1 if metric in effects.lower else 1,boards.flat()
-    young = boards.learning() if 'built' in set(scores.get('profile', [])) else []
+def _verdicts(paper, scores, ref, metric, looks=1): # Series of the paper's values; tidy scores; whose rivals; as in `claims.compared` -> Series of words
+    sign,curves = -1 if metric in effects.lower else 1,claims.progress(scores)
     t,found = effects.table(scores[scores.metric==metric]) if len(scores) else pd.DataFrame(),{}
     for m in paper.index.drop(ref, errors='ignore'):
         if not {(metric, m), (metric, ref)}<=set(t): continue
         x,*who = effects.differences(t, ref, m, metric)
         side = -1 if sign*(paper[ref]-paper[m])<0 else 1 # a variant that the paper has no number of should be worse
-        found[m] = effects.interval(side*x, *who)
-    p = dict(zip(found, effects.holm([e['p'] for e in found.values()]))) if found else {}
+        found[m] = effects.interval(side*x, *who, effects.level(looks))
+    p = dict(zip(found, effects.holm([looks*e['p'] for e in found.values()]))) if found else {}
     def word(m):
         if m==ref: return ''
         if m not in found: return f'waits for {ref}' if (metric, m) in t else 'not run here'
         if found[m]['n']<3: return 'not told apart'
-        if effects.floor_fault(scores, ref, [m], metric, flat): return 'not trained far enough'
+        if {ref, m} & {*effects.fallen(curves)} or effects.floor_fault(scores, ref, [m], metric, effects.settled(curves)): return 'not trained far enough'
         w = effects.word(found[m], effects.least[metric], p[m])
         w = dict(better='confirmed', worse='contradicted here').get(w, w)
-        return 'not trained far enough' if effects.early(w, ref, [m], young) else w
+        return 'not trained far enough' if effects.early(w, ref, [m], effects.rising(curves)) else w
     return pd.Series({m: word(m) for m in paper.index})
 
 # %% ../../nbs/papers/joined.ipynb #a5c165e8
-def _frame(paper, scores, ref, metric): # Series; tidy; name; metric -> frame
+def _frame(paper, scores, ref, metric, looks=1): # Series; tidy; name; metric -> frame
     mine = scores[(scores.metric==metric) & scores.method.isin(paper.index)]
     ours = mine.groupby(['method', 'scene']).value.mean().groupby('method').mean().reindex(paper.index)
     both,up = ours.notna() & paper.notna(),metric in effects.lower
     def rank(v): return v.where(both).rank(ascending=up, method='min').astype('Int64')
-    verdict = _verdicts(paper, scores, ref, metric)
+    verdict = _verdicts(paper, scores, ref, metric, looks)
     return pd.DataFrame({f'{metric}, paper': paper, f'{metric}, ours': ours, 'rank, paper': rank(paper), 'rank, ours': rank(ours), 'verdict': verdict})
 
 def joined(
@@ -120,7 +119,7 @@ def studied(
     "An ablation of a paper beside our trainings of it."
     scores,s,paper = scores_of(study),ablations.studies[study],_printed(study, metric)
     rows = list(dict.fromkeys([*(v for v in s.variants if v in set(scores.method)), *paper.index]))
-    t = _frame(paper.reindex(rows), scores, s.ref, metric)
+    t = _frame(paper.reindex(rows), scores, s.ref, metric, ablations.looks(study, scores))
     n = scores[scores.method==s.ref].seed.nunique()
     return SideBySide({f'{n} trainings of each variant; judged on {scores.scene[scores.metric==metric].nunique()} scenes': t.dropna(axis=1, how='all')})
 
