@@ -215,6 +215,12 @@ def test_a_curve_is_no_score(page):
     "Steps of a training are neither scenes nor a satellite: no report has a table of them."
     assert '<h2>-</h2>' not in page.read_text('utf-8')
 
+@pytest.mark.parametrize('nb', sorted((root/'reports'/'figures').glob('*.ipynb')), ids=lambda p: p.stem)
+def test_a_figure_is_in_its_notebook(nb):
+    "Who opens the executed notebook sees what the page shows."
+    out = [o.get('data', {}) for c in json.loads(nb.read_text('utf-8'))['cells'] for o in c.get('outputs', ())]
+    assert any('image/png' in d or 'data:image' in ''.join(d.get('text/html', '')) for d in out)
+
 def test_front_page_is_the_scorecard():
     "README's table is the committed scorecard's."
     f = root/'reports'/'tables'/'scorecard.csv'
