@@ -72,7 +72,7 @@ _kernels = {f'kernels {",".join(map(str, k))}': dict(kernel_sizes=k) for k in ((
 _memory = {'w/o GRU': dict(stage_gru='off', mmifb='sum'), 'w/o AFFB': dict(affb='concat'), 'AFFB w/o G': dict(affb='no_g'), 'w/o DAU': dict(dau=False), 'one stage': dict(two_stage=False)}
 studies |= dict(
     mfmif_ablation=Study('MFMIF-Net', {'full': {}} | {f'S={n}': dict(steps=n) for n in (1, 2, 4)} | _kernels | _memory, 'full',
-        _small|dict(loss='two_scale_l2', loss_args={}, batch=4, steps=1000, knobs=dict(width=8, global_residual=True)), seeds=3, one='GF2'),
+        _small|dict(loss='two_scale_l2', loss_args={}, batch=4, steps=600, warmup=100, knobs=dict(width=24, global_residual=True)), one='GF2', looks=2),
     dcfnet_table6=Study('DCFNet', {'plain sums': dict(dbf='none'), 'concatenation': dict(pfu='concat'), 'w/o PCFT': dict(pcft=False), 'full': {}}, 'full',
         _small|dict(loss='l2', steps=800, knobs=dict(dim=8, residual=True), lr=1e-2, warmup=100), one='GF2'))
 
