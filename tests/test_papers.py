@@ -190,7 +190,7 @@ def test_a_diverged_training_is_repeated_once(end, tmp_path, monkeypatch, capsys
     monkeypatch.setattr(boards, 'sources', lambda folder: [])
     file = boards._trained('PNN', q, 0, 'built', tmp_path, [], tmp_path)
     assert (rates, file.exists(), (tmp_path/'diverged').exists())==([q.lr, q.lr/2], True, True)
-    assert 'PNN 0 diverged: again, at half the rate' in capsys.readouterr().err
+    assert 'PNN 0 failed: again, at half the rate' in capsys.readouterr().err
     file.unlink()
     boards._trained('PNN', q, 0, 'built', tmp_path, [], tmp_path)
     assert rates[2:]==[q.lr/2]

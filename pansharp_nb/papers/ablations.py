@@ -35,7 +35,7 @@ from tqdm import tqdm
 class Study:
     "One ablation."
     model:str              # a network
-    variants:dict          # as the paper's table calls it -> knobs of the network; `alpha` goes to the loss, `recipe` (fields) to the recipe; or another `model`
+    variants:dict          # as the paper's table calls it -> knobs of the network; `alpha` goes to the loss, `recipe` (fields) to the recipe; or another `model`; `on` is what it learns from
     ref:str                # the variant that others are compared with
     base:dict              # of all variants in the `quick` profile: fields of `Recipe`
     protocol:str='reduced' # judged at
@@ -88,6 +88,7 @@ _dims = {f'{n}: degradation operator {o}D, proximal network {p}D, multi-scale {"
 _seen = dict(protocol='reduced', loss='l2', batch=8, patch=32, steps=800, lr=4e-3, warmup=100, scaling='peak', knobs={}, loss_args={})
 _slow = dict(lr=3e-4, steps=500, clip=.0012, loss='l1') # at 5e-4 and above MSDDN falls back on interpolation after 300 to 500 steps, in 16 bits and in 32
 _unroll = _small|_quick|dict(batch=4, steps=400, bands=(4,), knobs=dict(d=4, blocks=(1,)*5))
+_lands = {'all satellites': dict(on=()), 'GF2 alone': {}, 'all but GF2': dict(on=('IKONOS', 'PLEIADES', 'QB', 'SPOT6', 'WV2'))}
 _guides = {f'{n}: prompt guidance {k}': dict(spim=k.replace('-', '_')) for n,k in (('I', 'channel'), ('II', 'spatial'), ('III', 'spatial-channel'), ('IV', 'cross-attention'))}
 studies |= dict(
     sidp_table5=Study('SIDP', _grid, 'C=16 N=4', _blind, 'full', tuple(f'C={C} N={N}' for C,N in ((8, 4), (16, 4), (32, 2), (32, 4), (32, 6))), seeds=3),
@@ -96,7 +97,8 @@ studies |= dict(
     sidp_fig9=Study('SIDP', {'SIDP': {}} | {m: dict(model=m, recipe=_seen) for m in ('DRPNN', 'DiCNN1', 'LAGConv', 'TFNet', 'LDPNet')} | {'MSDDN': dict(model='MSDDN', recipe=_seen | _slow)}, 'SIDP', _blind, 'full', on=('WV2',), judged=('GF2', 'PLEIADES'), seeds=3),
     sumdun_table4=Study('SUM-DUN', _dims, 'III: degradation operator 3D, proximal network 3D, multi-scale on', _unroll|dict(knobs=dict(d=4, blocks=(1,)*5, spim='none')), one='GF2'),
     sumdun_table5=Study('SUM-DUN', _guides, 'III: prompt guidance spatial-channel', _unroll|dict(text='real'), one='GF2'),
-    sumdun_prompts=Study('SUM-DUN', {k: dict(recipe=dict(text=k)) for k in ('real', 'shuffled', 'constant', 'zero')}, 'real', _unroll, one='GF2'))
+    sumdun_prompts=Study('SUM-DUN', {k: dict(recipe=dict(text=k)) for k in ('real', 'shuffled', 'constant', 'zero')}, 'real', _unroll, one='GF2'),
+    sumdun_satellites=Study('SUM-DUN', _lands, 'all satellites', _unroll|dict(text='real'), one='GF2'))
 
 # %% ../../nbs/papers/ablations.ipynb #a406bdfd
 def recipes_of(
@@ -118,7 +120,7 @@ def _changed(q, v, profile, few):
     loss = q.loss_args | ({'alpha': v['alpha']} if 'alpha' in v else {})
     return replace(q, knobs=q.knobs | _knobs(v), loss_args=loss)
 
-def _knobs(v): return {k: x for k,x in v.items() if k not in ('alpha', 'recipe', 'model')}
+def _knobs(v): return {k: x for k,x in v.items() if k not in ('alpha', 'recipe', 'model', 'on')}
 
 # %% ../../nbs/papers/ablations.ipynb #c01d12e6
 def profile(name:str='auto')->str: # `auto`, `smoke`, `quick` or `paper`
@@ -252,6 +254,7 @@ def run(
     seeds = range(1 if profile=='smoke' else s.seeds) if seeds is None else seeds
     mine = ground(scenes, size, on=(s.one,)) if s.one and profile=='quick' else []
     files = mine or ground(scenes, size, on=s.on)
+    lands = {k: ground(scenes, size, on=s.variants[k]['on']) if 'on' in s.variants[k] else files for k in recipes}
     kept = held(files, (0, 1, 2, 4) if mine else s.kept)
     how = dict(most=128*(s.protocol=='full' and profile!='paper'), how=next(iter(recipes.values())).wald, kept=kept)
     judge = partial(test_pairs, scenes, s.protocol, size, 0, device, files, **how)
@@ -260,9 +263,9 @@ def run(
     out,drawn = [_marks(pairs, home)],{}
     for seed,k,q in tqdm([(seed, k, q) for seed in seeds for k,q in recipes.items()], desc=study):
         model = s.variants[k].get('model', s.model)
-        words = json.dumps([model, asdict(q), seed, [p.name for p in files], [(d.attrs['name'], *ms.shape) for d,ms,*_ in (*pairs, *home)]])
+        words = json.dumps([model, asdict(q), seed, [p.name for p in lands[k]], [(d.attrs['name'], *ms.shape) for d,ms,*_ in (*pairs, *home)]])
         at = keep/study/f'{k}-{hashlib.sha256(words.encode()).hexdigest()[:8]}'.replace('/', '')
-        d = _trained(model, q, pairs, files, at, seed, device, kept, home, shown)
+        d = _trained(model, q, pairs, lands[k], at, seed, device, kept, home, shown)
         out.append(d.assign(method=k, seed=seed, weights=f'trained, seed {seed}'))
         if shown and seed==seeds[0]: drawn[k] = str(at/_drawn)
     d = pd.concat(out).assign(protocol=s.protocol, profile=profile)[scoring.columns]

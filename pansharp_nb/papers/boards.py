@@ -106,8 +106,8 @@ def _trained(model, q, fold, way, scenes, kept, out): # file of weights
         except FloatingPointError:
             if again: raise
             file = None
-        if file and (again or not fell(_card(file)['validation'])): return file
-        print(f'{model} {fold} diverged: again, at half the rate', file=sys.stderr, flush=True)
+        if file and (again or not fell(_card(file)['validation'], 3 if q.protocol=='full' else 1, .02)): return file
+        print(f'{model} {fold} failed: again, at half the rate', file=sys.stderr, flush=True)
         for f in [f for f in out.iterdir() if f.name!='lock' and f!=gone]: shutil.rmtree(f) if f.is_dir() else f.unlink()
         gone.touch()
 
@@ -282,5 +282,5 @@ def remarks(way:str='built', at=None)->dict: # network -> sentence
         out[n] = [q.note]*bool(w['knobs'] or w['loss_args'])
         out[n] += [f'an earlier recipe: {w["steps"]} steps of {w["batch"]} patches of {w["patch"]} pixels, rate {w["lr"]:g}']*(not _by(cs[0], q))
         again = sum(c['words']==_said(_calmer(q)) for c in cs)
-        out[n] += [f'{again} of {len(cs)} trainings diverged and {"was" if again==1 else "were"} repeated at half the rate']*bool(again)
+        out[n] += [f'{again} of {len(cs)} trainings failed and {"was" if again==1 else "were"} repeated at half the rate']*bool(again)
     return {n: '; '.join(s) for n,s in out.items() if s}

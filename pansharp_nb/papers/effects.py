@@ -152,10 +152,11 @@ def late(
     v = list(curve)
     return max(p for _,p in v)-max(p for t,p in v if t<=v[-1][0]*2/3) if len(v)>2 else float('inf')
 
-def fell(curve, by:float=3.)->bool: # (step, dB), in order; dB
-    "Did a training diverge? Its curve then ends far below its own best, or nowhere, or never moves: its units died at the start."
+def fell(curve, by:float=3., still:float=-1)->bool: # (step, dB), in order; dB; dB, not asked below 0
+    "Did a training fail? Its curve ends below its own best, or nowhere; or its second half does not move, since its units died."
     v = [p for _,p in curve]
-    return bool(v) and (not v[-1]>=max(v, key=lambda p: -np.inf if p!=p else p)-by or len(v)>2 and min(v)==max(v))
+    best,end = max(v, key=lambda p: -np.inf if p!=p else p, default=0),v[len(v)//2:]
+    return bool(v) and (not v[-1]>=best-by or len(end)>2 and max(end)-min(end)<=still)
 
 # %% ../../nbs/papers/effects.ipynb #e12d6b04
 def settled(curves:dict, least:float=.05)->list: # method -> curve; dB
