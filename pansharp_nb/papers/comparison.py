@@ -265,7 +265,7 @@ def slopes(
             ax.plot((0, 1), (x, y), '-o', lw=1.2, ms=3)
             ax.text(-.05, x, m, ha='right', va='center', fontsize=7)
             ax.text(1.05, y, m, va='center', fontsize=7)
-        ax.set(title=f'{name}, {metric}', xlim=(-.9, 1.9), xticks=(0, 1), xticklabels=('paper', 'here'), yticks=())
+        ax.set(title=f'{name}, {metric}', xlim=(-1.2, 2.2), xticks=(0, 1), xticklabels=('paper', 'here'), yticks=(), frame_on=False)
         ax.invert_yaxis()
     fig.tight_layout()
     return fig
