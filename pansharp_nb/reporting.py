@@ -432,14 +432,16 @@ _words = dict(reduced='Reduced resolution (Wald, or the reference a scene brings
     truth='Made-up scenes at full scale, against their truth', truth_full='Made-up scenes, without looking at their truth')
 
 def lead(
-    scores:pd.DataFrame # tidy scores of one run
+    scores:pd.DataFrame, # tidy scores of one run
+    spread:bool=True     # do the tables show it?
 )->str:
     "What was run, in a sentence."
     one = {k: ', '.join(map(str, scores[k].unique())) for k in ('seed', 'profile')}
     how = ' and '.join(_words[p] for p in scores.protocol.unique())
     run = f"{scores.scene.nunique()} scenes, {scores.method.nunique()} methods, seed {one['seed']}, profile {one['profile']}"
     by,names = ' and '.join(scores.get('convention', pd.Series(['toolbox'])).unique()),scores.scene.unique()
-    return f"{how}; metrics as {by} has them. {run}. Mean ± standard deviation over the scenes{' '+', '.join(names) if len(names)<13 else ''}."
+    what = 'Mean ± standard deviation' if spread else 'Means'
+    return f"{how}; metrics as {by} has them. {run}. {what} over the scenes{' '+', '.join(names) if len(names)<13 else ''}."
 
 def banner(
     scores:pd.DataFrame,
@@ -751,17 +753,17 @@ def save(
     if not plain(conclusion): raise ValueError(f'{name}: a report says first what its numbers say: pass a conclusion')
     folder,none = Path(folder),scores is None
     bs = {} if none else {plain(t): b for t,b in boards(scores[scores.metric!='curve'], kinds).items()} # a curve has steps, not scenes
-    title,conclusion,banner,said = map(plain, (title, conclusion, banner, said or lead(scores)))
     notes = {plain(k): [plain(i) for i in v] for k,v in (notes or {}).items()}
     tables = {plain(t): f for t,f in (tables or {}).items()}
     figures = {plain(c): f for c,f in (figures or {}).items()}
     of_kind = list(bs.items())[:max(1, len({*(kinds or {}).values()}))]
     each = {t: _plain(f, 'md') for t,f in tables.items()} or {t: to_md(*b) for t,b in of_kind}
-    first = next(iter(tables.values()), None)
+    spread,first = any('±' in t for t in each.values()),next(iter(tables.values()), None)
+    title,conclusion,banner,said = map(plain, (title, conclusion, banner, said or lead(scores, spread)))
     tex = to_tex(*of_kind[0][1]) if first is None else _plain(first, 'tex')
     words = dict(said=said, conclusion=conclusion, banner=banner, notes=notes, figures=list(figures))
     about = json.dumps(prov | words | dict(tables={} if none else _kept(tables)), indent=1)
-    made = {t: Markup(_plain(f, 'html')) for t,f in tables.items()} | {t: Markup(to_html(*b)) for t,b in bs.items()}
+    made = {t: Markup(_plain(f, 'html')) for t,f in tables.items()} | {t+', mean ± standard deviation'*bool(tables): Markup(to_html(*b)) for t,b in bs.items()}
     page = _page.render(title=title, lead=said, banner=banner, conclusion=conclusion, figures=figures, made=made, notes=_folded(notes),
         provenance=json.dumps(prov, indent=1), ways=_ways(folder, name, 'html'), style=Markup(_style), script=Markup(_script))
     shots = {f'{name}-{i}.jpg': _still(f) for i,f in enumerate(figures.values(), 1)}

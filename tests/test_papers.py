@@ -81,7 +81,7 @@ def test_claims_are_whole(texts):
         named = {*([t['a']] if isinstance(t.get('a'), str) else t.get('a', ())), *t.get('over', ()), *t.get('gone', ())}
         if 'study' in t: assert named<=set(ablations.studies[t['study']].variants) | set(networks.absent), c['id']
         if 'board' in t: assert named<=known | set(networks.absent), c['id']
-        if 'shown' in t: assert (root/t['shown']).exists(), c['id']
+        assert all((root/o['shown']).exists() for o in (t, *t.get('as', {}).values()) if 'shown' in o), c['id']
 
 fields = dict(board='board a over gone metrics sensors by within lead convention wald', study='study a over gone metrics sensors within quick', count='count a knobs bands equals tolerance near factor less_than more_than as',
     printed='printed', timed='timed a over', shown='shown as_said note', needs='needs')

@@ -59,7 +59,8 @@ absent = {'PSCF-Net': 'no public code, and the description leaves the layers ope
     'WFANet': 'public code with its own wavelet gradients; not rebuilt', 'Pan-Mamba': 'needs the selective-scan kernels of mamba_ssm, which exist for CUDA only',
     'FusionMamba': 'SUM-DUN cites the infrared-visible network of that name; which one its table holds cannot be told',
     'TMDiff': 'a text-driven diffusion model of another size, with CLIP', 'VLU-Net': 'cited, in no table; needs the weights of open_clip',
-    'NC-FSRM': 'a framelet model in MATLAB, no network; not ported'}
+    'NC-FSRM': 'a framelet model in MATLAB, no network; not ported',
+    'CVPR19': 'a variational method with local gradient constraints (Fu et al., CVPR 2019), no network; not rebuilt'}
 
 # %% ../../nbs/models/networks.ipynb #667876e0
 def build(

@@ -18,7 +18,7 @@ from ..data.scenes import crop, open_scene, save_scene, scene_sensor
 from ..layers.ewfm import mask_acts
 from ..data.scaling import scale_of
 from ..models.networks import WithText, as_method
-from .boards import folds, four, precision
+from .boards import folds, four, off, precision, registered, told
 from .comparison import scenes_of
 from .effects import at_home, effect, floors, homes, least, lower
 from .reported import metrics, reported
@@ -151,8 +151,11 @@ def said(study:str, scores:pd.DataFrame, profile:str='quick', steps:int=0)->str:
     where = f', at home on {", ".join(d[away].scene.unique())}' if away.any() else ''
     skip = ', the upsampled MS added to every result (in the paper it is not)' if any(set_here[first].get('knobs', {}).get(k) for k in ('global_residual', 'residual')) else ''
     rest = ''.join(f'; {", ".join(ks)}: {w}' for w,ks in others.items() if w!=how)
+    small = ', '.join(f'{k} {v}' for k,v in set_here[first].get('knobs', {}).items() if k not in {'global_residual', 'residual'}.union(*s.variants.values()))
     return (f"{s.model}, profile {profile}: {how}{skip}{rest}; seeds "
-        f"{', '.join(map(str, scores.seed.unique()))}; judged at {'full' if s.protocol=='full' else 'reduced'} resolution on {', '.join(d[~away].scene.unique())}{where}.")
+        f"{', '.join(map(str, scores.seed.unique()))}; judged at {'full' if s.protocol=='full' else 'reduced'} resolution on {', '.join(d[~away].scene.unique())}{where}."
+        f"{f' Built with {small}; the network of the paper is larger.' if small else ''}"
+        f"{f' T{told[1:]}.' if any(r.text for r in rows.values()) else ''}")
 
 # %% ../../nbs/papers/ablations.ipynb #db713eda
 def ground(
@@ -183,6 +186,7 @@ def test_pairs(
     if sensors and (folder := settings.scenes_dir() if scenes=='auto' else Path(scenes)) and folder.is_dir(): ds = _whole(folder, sensors)
     elif mine: ds = [d for f in mine for d in [four(open_scene(f))] if protocol=='reduced' or d.attrs['kind']!='reduced_resolution_triplet']
     else: ds = [d for d in scoring.gather(scenes, ','.join(sensors) or 'all', protocol, size, seed)[0] if d.sizes['band']==4 and d.attrs['ratio']==4]
+    if protocol=='full': ds = [d for d in ds if not off(d)]
     ds = [crop(d, slice(most), slice(most)) for d in ds] if most else ds
     return [(d, *scoring.pair(d, protocol, device, torch.float32, how)) for d in ds]
 
@@ -291,7 +295,8 @@ def found(
         d = run(study, profile, scenes, asked, steps, device)
         return d, said(study, d, profile, steps), {}, {}
     was = Committed(study, profile)
-    d,today = was.scores, said(study, was.scores, profile, steps)
+    d = registered(was.scores)
+    today = said(study, d, profile, steps)
     if take=='more':
         if today!=was.said: raise ValueError(f'{study}: the report holds "{was.said}", and today it would be "{today}"; take new')
         had = [int(i) for i in d[d.weights!='-'].seed.unique()]
@@ -299,8 +304,8 @@ def found(
         d = pd.concat([d, more[more.weights!='-']])
         return d, said(study, d, profile, steps), {'Trained before': [*was.notes.get('Trained before', []), f'seeds {", ".join(map(str, had))}, at commit {was.origin["commit"]}']}, {}
     other = {k: v for k,v in was.notes.items() if k=='Trained before'}
-    if today!=was.said: other |= {'An earlier setting; a run of today would be': [today.partition('; seeds')[0]]}
-    return d, was.said, other, was.more
+    if (now := today.partition('; seeds')[0])==was.said.partition('; seeds')[0]: return d, today, other, was.more
+    return d, was.said, other|{'An earlier setting; a run of today would be': [now]}, was.more
 
 # %% ../../nbs/papers/ablations.ipynb #8532e010
 def summary(scores:pd.DataFrame)->pd.DataFrame: # variant x metric; text `mean ± standard deviation over seeds`

@@ -7,7 +7,7 @@ __all__ = ['slow', 'partners', 'ours', 'set_apart', 'Comparison', 'against', 'co
            'best_images', 'slopes']
 
 # %% ../../nbs/papers/comparison.ipynb #40e17c6e
-import matplotlib.pyplot as plt, pandas as pd, torch, warnings
+import math, matplotlib.pyplot as plt, pandas as pd, torch, warnings
 from dataclasses import dataclass
 from pathlib import Path
 from .. import reporting, scoring, settings
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 # %% ../../nbs/papers/comparison.ipynb #6b23c7e8
 slow = 'CNMF TV SR-D MFMIF-Net PreMix-H SUM-DUN SIDP'.split()
+_floors = 'EXP', 'GSA' # what a trained network should be above
 
 def partners(
     names, smoke:bool=False # methods as in `board`
@@ -47,7 +48,7 @@ def ours(
         found = [d for p in kinds if (d := boards.scores(p, convention, wald)) is not None]
         if not found: raise ValueError('no scores in reports/boards: make them with pansharp_nb.papers.boards, or name a profile')
         d = pd.concat(found)
-        return d[d.method.isin([*methods, 'EXP', 'GSA'])]
+        return d[d.method.isin([*methods, *_floors])]
     scenes = 'made-up' if scenes=='auto' else scenes
     found,_ = scoring.gather(scenes, profile['sensors'] if sensors=='all' else sensors, protocol, profile['size'], seed)
     one = dict(protocol=protocol, methods=methods, device=device, seed=seed, profile=profile['name'], convention=convention)
@@ -74,6 +75,39 @@ def _cut(d): # scores: of how many images, where some scenes are crops of one
     n = len({effects.image_of(s) for s in d.scene.unique()})
     return f' (cut from {reporting.plural(n, "image")})' if n<d.scene.nunique() else ''
 
+def _held(d, data): # scores: made-up scenes stand in for the paper's satellites only, and only where there are no others
+    made = d.protocol.str.startswith('truth')
+    return d[~made | d.sensor.isin(set(data)-set(d[~made].sensor))]
+
+def _beside(b, d, same=False): # a board and our scores; the floors it lacks come last, a median comes beside a mean that one scene rules
+    more = [m for m in _floors if m in set(d.method)-set(b.index)]
+    t = paper_and_ours(b.reindex([*b.index, *more]), d, same)
+    each,out = d[d.method.isin(t.index)].groupby(['metric', 'method', 'scene']).value.mean(),t.astype('Float64').round(4)
+    for k in [k for k,what in t if what=='ours']:
+        beside = {m: f', median {v.median():.4f}' for m,v in each[k].groupby('method') if reporting.ruled(v)}
+        if beside: out[k, 'ours'] = [reporting.number(v, 4)+beside.get(m, '') for m,v in t[k, 'ours'].items()]
+    return out.rename(index={m: f'{m} (floor)' for m in more})
+
+# %% ../../nbs/papers/comparison.ipynb #32d651f8
+def _below(b, d): # which networks are below a floor, in which metrics of a board; lines
+    found,lines = {},{}
+    for k in [k for k in b if k in set(d.metric)]:
+        for fault in effects.floor_fault(d, list(b.index), [], k).split(', '):
+            who,_,what = fault.partition(' is below ')
+            base,_,where = what.partition(' in ')
+            if what: found.setdefault((who, base), {})[where or k] = True
+    for (who,base),ks in found.items(): lines.setdefault(f'below {base} in {", ".join(ks)}', []).append(who)
+    return [f'{", ".join(who)} {"is" if len(who)==1 else "are"} {what}' for what,who in lines.items()]
+
+def _floor_notes(parts): # of a `Comparison`
+    bare = any(effects.floor_fault(d, list(b.index), [], k)==effects.no_floor for b,d in parts.values() for k in b if k in set(d.metric))
+    if bare: return {'No floor': [effects.no_floor]}
+    return {f'Below the floor on {n}': low for n,p in parts.items() if (low := _below(*p))}
+
+def _ruled_notes(parts):
+    lines = [f'{n}: {t}' for n,(b,d) in parts.items() for t in ruled_means(d[d.method.isin([*b.index, *_floors]) & d.metric.isin(b.columns)])]
+    return {'One scene rules a mean': lines} if lines else {}
+
 # %% ../../nbs/papers/comparison.ipynb #111cb7c1
 @dataclass(frozen=True)
 class Comparison:
@@ -92,8 +126,22 @@ class Comparison:
         if len(d): return d, f'{reporting.plural(d.scene.nunique(), f"made-up {name} scene")} here'
         return self.scores[:0], ''
 
-    def others(self): # of satellites that the paper does not have
+    def _elsewhere(self): # of satellites that the paper does not have
         return self.scores[~self.scores.protocol.str.startswith('truth') & ~self.scores.sensor.isin(list(self.boards))]
+
+    def rare(self): # methods of fewer than half of those scenes -> of how many
+        d = self._elsewhere()
+        n = d.groupby('method').scene.nunique()
+        return n[n<d.scene.nunique()/2]
+
+    def others(self): # what is shown of those satellites
+        d = self._elsewhere()
+        return d[~d.method.isin(self.rare().index)]
+
+    def parts(self): # data set -> its board, our scores beside it; those that have some
+        all_ = next(iter(self.boards.values())).reindex(self.rows())
+        found = {n: (b, self.mine(n)[0]) for n,b in self.boards.items()} | {'our other satellites': (all_, self.others())}
+        return {n: p for n,p in found.items() if len(p[1])}
 
     def rows(self): return list(dict.fromkeys(m for b in self.boards.values() for m in b.index))
 
@@ -101,30 +149,28 @@ class Comparison:
         out = {}
         for n,b in self.boards.items():
             d,what = self.mine(n)
-            out[f'{n} in the paper, {what or "no scene here"}'] = paper_and_ours(b, d, self.same).astype('Float64').round(4)
+            out[f'{n} in the paper, {what or "no scene here"}'] = _beside(b, d, self.same)
             if what and self.ref in set(d.method): out[f'{n}: how much better than each {self.ref} is, {what}'] = against(d, self.ref, b.index, b.columns)
-        d,b = self.others(),next(iter(self.boards.values()))
-        if len(d): out[f'Our other satellites: {d.scene.nunique()} scenes{_cut(d)} of {", ".join(sorted(d.sensor.unique()))}'] = self._alone(d, b)
+        b,d = self.parts().get('our other satellites', ((), ()))
+        if len(d): out[f'Our other satellites: {d.scene.nunique()} scenes{_cut(d)} of {", ".join(sorted(d.sensor.unique()))}'] = \
+            _beside(b[b.index.isin(d.method)], d).drop(columns='paper', level=1).droplevel(1, axis=1) # no paper beside it
         return out
-
-    def _alone(self, d, b): # no paper beside it
-        t = paper_and_ours(b.reindex(self.rows()), d).drop(columns='paper', level=1).droplevel(1, axis=1)
-        return t.dropna(how='all').astype('Float64').round(4)
 
     def tau(self): return pd.concat({n: agreement(b, self.mine(n)[0]) for n,b in self.boards.items()}, names=['data'])
 
     def notes(self):
-        low = (effects.floor_fault(self.scores, self.rows(), [], m, effects.settled(boards.histories())) for m in next(iter(self.boards.values())))
-        low,one = next(filter(None, low), ''),ruled_means(self.scores)
         bare = [n for n in self.boards if 'TV' in self.rows() and len(d := self.mine(n)[0]) and 'TV' not in set(d.method)]
         notes = reporting.missing(self.why) | ({f'TV left out on {", ".join(bare)}': [f'the toolbox has its parameters for {", ".join(tv_sets)} only']} if bare else {})
-        notes |= {'No floor' if low==effects.no_floor else 'Not trained far enough': [low]} if low else {}
-        return notes | set_apart(self.scores) | ({'One scene rules a mean': one} if one else {})
+        notes |= {f'{m} left out of our other satellites': [f'it has scores of {n} of {self._elsewhere().scene.nunique()} scenes only'] for m,n in self.rare().items()}
+        away = boards.folds().query('shift>1').scene.tolist() if 'built' in {*self.scores.get('profile', ())} and 'full' in {*self.scores.get('protocol', ())} else []
+        notes |= {'Left out, PAN is more than a pixel off': away} if away else {}
+        return notes | _floor_notes(parts := self.parts()) | set_apart(self.scores) | _ruled_notes(parts)
 
     def banner(self):
         if self.same: return "The paper's data and split; the networks are trained as their cards say."
         if self.scores.profile.iloc[0]=='smoke': return 'Smoke run on made-up scenes with the weights that ship: our half means nothing.'
-        return "Networks as their papers build them, trained five times for minutes, on other scenes than the paper's: compare orders, not values."
+        but = ', but for what the notes name' if set_apart(self.scores) else ''
+        return f"Networks as their papers build them{but}, trained five times for minutes, on other scenes than the paper's: compare orders, not values."
 
 # %% ../../nbs/papers/comparison.ipynb #cc10bdb2
 def against(
@@ -154,7 +200,7 @@ def compare(
     if not from_boards: can,why = partners(asked, profile['name']=='smoke')
     if methods!='auto': can = [m for m in can if m in methods.split(',')]
     if len(can)<2: raise ValueError(f'{paper}, Table {table}: only {can or "none"} of its methods can run here: {why}')
-    d = ours(protocol, can, profile, **kw)
+    d = _held(ours(protocol, can, profile, **kw), data)
     why |= {m: 'not trained yet' for m in can if m not in set(d.method)}
     folder = Path(kw.get('scenes', 'auto'))
     return Comparison(bs, d, why, own[paper], folder.is_dir() and not any(folder.glob('*.nc'))) # PanCollection or NBU
@@ -209,11 +255,12 @@ def _fused(names, ds, pair, smoke, why): # name -> image; `why` is told of those
         except ValueError as e: why[m] = str(e)
     return out
 
-def _judged(fused, pair, **about): # rows
+def _judged(fused, pair, convention, **about): # rows; angles in degrees
     *images,cam = pair
     ms,pan,ref = (z if z is None else z.double() for z in images)
-    each = {m: scoring.judge(x[None].double(), ms, pan, ref, cam) for m,x in fused.items()}
-    return [dict(method=m, sensor=cam.name, metric=k, value=v, seed=0, weights='-') | about for m,got in each.items() for k,v in got.items()]
+    each,unit = {m: scoring.judge(x[None].double(), ms, pan, ref, cam, convention) for m,x in fused.items()},{('premix', 'SAM'): 180/math.pi}
+    about |= dict(sensor=cam.name, convention=convention, seed=0, weights='-')
+    return [dict(method=m, metric=k, value=v*unit.get((convention, k), 1)) | about for m,got in each.items() for k,v in got.items()]
 
 # %% ../../nbs/papers/comparison.ipynb #2a66ba83
 def _swipe(fused, pair, ds, caption, side=512): # the middle of interpolated MS and of the last method
@@ -225,28 +272,30 @@ def _swipe(fused, pair, ds, caption, side=512): # the middle of interpolated MS 
 
 def pictures(
     names, sensors, s:dict,      # methods; satellites; of `settings.profile`
-    scenes:str='auto', more=None # as in `scenes_of`; `more(pan, fused)` -> another figure of each scene
+    scenes:str='auto', more=None, # as in `scenes_of`; `more(pan, fused)` -> another figure of each scene
+    convention:str='toolbox', wald:str='toolbox' # as in `ours`
 )->tuple:                        # `Pictures`, tidy scores, notes
     "What a figure of a paper shows."
     figures,rows,why = reporting.Pictures(),[],{}
     for ds,protocol in [(d, p) for d in scenes_of(sensors, s, scenes) for p in (('reduced',) if 'gt' in d else ('reduced', 'full'))]:
-        pair = scoring.pair(ds, protocol, dtype=torch.float32)
+        pair = scoring.pair(ds, protocol, dtype=torch.float32, how=wald)
         fused = _fused(names, ds, pair, s['name']=='smoke', why)
-        rows += _judged(fused, pair, scene=ds.attrs['name'], protocol=protocol, profile=s['name'])
+        rows += _judged(fused, pair, convention, scene=ds.attrs['name'], protocol=protocol, profile=s['name'])
         scale = 'at full scale with its truth' if ds.attrs.get('kind')=='made_up' else f'at {protocol} resolution'
         said,(_,pan,ref,_) = f"{ds.attrs['name']}, {scale} ({ds.attrs.get('licence', 'no licence said')})",pair
         figures[said] = reporting.jpeg(reporting.strip(pan[0], fused, None if ref is None else ref[0], reporting.rgb_bands(ds)))
         if more: figures[f'{said}: {more.__doc__}'] = reporting.jpeg(more(pan[0], fused))
         over = f'{ds.attrs["name"]}, {scale}: drag the line'
         figures[over] = _swipe(fused, pair, ds, over)
-    return figures, pd.DataFrame(rows), reporting.missing(why)
+    scores = pd.DataFrame(rows)
+    return figures, scores, reporting.missing(why) | set_apart(scores.assign(profile='built')) # what ships has another name
 
 # %% ../../nbs/papers/comparison.ipynb #9f66ab49
 def best_images(scores:pd.DataFrame)->str: # of `pictures`
     "The best method of each image, and how many there are."
     out = []
-    for (scene,p),d in scores.groupby(['scene', 'protocol'], sort=False):
-        metric = 'ERGAS' if p=='reduced' else 'HQNR'
+    for (scene,_),d in scores.groupby(['scene', 'protocol'], sort=False):
+        metric = next(m for m in ('ERGAS', 'HQNR', 'QNR') if m in set(d.metric))
         v = d[d.metric==metric].set_index('method').value.sort_values(ascending=metric in effects.lower)
         if not len(v): continue
         exp = f', interpolation {reporting.number(v["EXP"])}' if 'EXP' in v and v.index[0]!='EXP' else ''

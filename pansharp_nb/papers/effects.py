@@ -67,12 +67,12 @@ def image_of(scene): # a scene's name -> that of its image; what is in no fold i
 def interval(
     x, scene, seed, # as in `spread`
     level:float=.95 # share of such intervals that hold the truth
-)->dict: # `effect, low, high, p`; `n` scenes, `trainings`
+)->dict: # `effect, low, high, p`; `n` scenes of `images`, `trainings`
     "Mean difference with its interval; of one scene nothing is known."
     m,n,k = x.mean() if len(x) else np.nan,len(set(scene)),len(set(seed))
-    out = dict(effect=m, low=-np.inf, high=np.inf, p=1., n=n, trainings=k)
     images = [image_of(s) for s in scene]
-    if len({*images})<2: return out
+    out = dict(effect=m, low=-np.inf, high=np.inf, p=1., n=n, images=len({*images}), trainings=k)
+    if out['images']<2: return out
     v,df = spread(x, images, seed)
     if not v: return out | dict(low=m, high=m, p=float(m>=0))
     half = stdtrit(df, (1+level)/2)*v**.5

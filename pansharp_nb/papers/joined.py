@@ -49,7 +49,7 @@ def _verdicts(paper, scores, ref, metric, looks=1): # Series of the paper's valu
     def word(m):
         if m==ref: return ''
         if m not in found: return f'waits for {ref}' if (metric, m) in t else 'not run here'
-        if found[m]['n']<3: return 'not told apart'
+        if found[m]['images']<3: return 'not told apart'
         if {ref, m} & {*effects.fallen(curves)} or effects.floor_fault(scores, ref, [m], metric, effects.settled(curves)): return 'not trained far enough'
         w = effects.word(found[m], effects.least[metric], p[m])
         w = dict(better='confirmed', worse='contradicted here').get(w, w)
@@ -154,7 +154,7 @@ class Claims(pd.DataFrame):
         parts = [f'<p>{" ".join(_chip(w)+f"&nbsp;{n}" for w,n in self.verdict.value_counts().items())}</p>']
         for k,d in self.groupby('kind', sort=False):
             t = pd.DataFrame(d.set_index('id')[['says', 'verdict', 'why']]).rename(columns=dict(says='the paper says'))
-            parts.append(f'<details><summary>{len(d)} claims about {k}</summary>{table_html(t)}</details>')
+            parts.append(f'<details><summary>{len(d)} claims {claims.kinds[k]}</summary>{table_html(t)}</details>')
         return '\n'.join(parts)
 
 def claims_of(paper:str)->Claims: # frame `id, says, where, kind, verdict, why`
@@ -162,7 +162,7 @@ def claims_of(paper:str)->Claims: # frame `id, says, where, kind, verdict, why`
     f = settings.reports_dir('tables', 'paper')/'scorecard.csv'
     if not f.exists(): return Claims(columns='id says where kind verdict why'.split())
     d = pd.read_csv(f, keep_default_na=False)
-    d = d[d.paper==paper].sort_values('kind', kind='stable')
+    d = d[d.paper==paper].sort_values('kind', key=lambda v: v.map([*claims.kinds].index), kind='stable')
     interval = [f'{float(e):.3g} [{float(l):.3g}, {float(h):.3g}] against {a}' if e else '' for e,l,h,a in zip(d.effect, d.low, d.high, d.against)]
     why = ['; '.join(filter(None, p)) for p in zip(interval, d.note)]
     return Claims(d.assign(why=why)[['id', 'says', 'where', 'kind', 'verdict', 'why']].reset_index(drop=True))
