@@ -2394,6 +2394,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'pansharp_nb/papers/comparison.py'),
                                                'pansharp_nb.papers.comparison.Comparison.tau': ( 'papers/comparison.html#comparison.tau',
                                                                                                  'pansharp_nb/papers/comparison.py'),
+                                               'pansharp_nb.papers.comparison._away': ( 'papers/comparison.html#_away',
+                                                                                        'pansharp_nb/papers/comparison.py'),
                                                'pansharp_nb.papers.comparison._below': ( 'papers/comparison.html#_below',
                                                                                          'pansharp_nb/papers/comparison.py'),
                                                'pansharp_nb.papers.comparison._beside': ( 'papers/comparison.html#_beside',

@@ -63,6 +63,11 @@ def _each(ds, methods, **kw): # as `scoring.score`; `None` if none can
     return pd.concat(out) if out else None
 
 # %% ../../nbs/papers/comparison.ipynb #d9123760
+def _away(scores): # what `boards.registered` leaves out
+    d = boards.folds().query('shift>1').scene.tolist()
+    here = 'built' in {*scores.get('profile', ())} and 'full' in {*scores.get('protocol', ())}
+    return {'Left out, PAN is more than a pixel off': d} if d and here else {}
+
 def set_apart(
     scores:pd.DataFrame # tidy
 )->dict:                # heading -> lines, notes of a report
@@ -162,8 +167,7 @@ class Comparison:
         bare = [n for n in self.boards if 'TV' in self.rows() and len(d := self.mine(n)[0]) and 'TV' not in set(d.method)]
         notes = reporting.missing(self.why) | ({f'TV left out on {", ".join(bare)}': [f'the toolbox has its parameters for {", ".join(tv_sets)} only']} if bare else {})
         notes |= {f'{m} left out of our other satellites': [f'it has scores of {n} of {self._elsewhere().scene.nunique()} scenes only'] for m,n in self.rare().items()}
-        away = boards.folds().query('shift>1').scene.tolist() if 'built' in {*self.scores.get('profile', ())} and 'full' in {*self.scores.get('protocol', ())} else []
-        notes |= {'Left out, PAN is more than a pixel off': away} if away else {}
+        notes |= _away(self.scores)
         return notes | _floor_notes(parts := self.parts()) | set_apart(self.scores) | _ruled_notes(parts)
 
     def banner(self):
