@@ -3,8 +3,8 @@ import json, re
 from dataclasses import asdict
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
-from pansharp_nb import scoring
-from pansharp_nb.data.scenes import to_tensors
+from pansharp_nb import scoring, settings
+from pansharp_nb.data.scenes import open_scene, to_tensors
 from pansharp_nb.data.synthetic import made_up
 from pansharp_nb.models import networks
 from pansharp_nb.models.networks import build
@@ -176,7 +176,7 @@ def test_boards_keep_what_another_machine_trained(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match='another recipe: move it away'): boards.fold_scores('PNN', 2, scenes=tmp_path, home=tmp_path/'old')
 
 @pytest.mark.parametrize('end', ['low', 'raised'])
-def test_a_diverged_training_is_repeated_once(end, tmp_path, monkeypatch, capsys):
+def test_a_failed_training_is_repeated_once(end, tmp_path, monkeypatch, capsys):
     "At half the rate, also where it was interrupted between the two; the second stays, however it ends."
     q,rates = recipe('PNN', 'board'),[]
     def run(model, q, files, out, resume, **kw):
@@ -189,7 +189,7 @@ def test_a_diverged_training_is_repeated_once(end, tmp_path, monkeypatch, capsys
     monkeypatch.setattr('pansharp_nb.training.run', run)
     monkeypatch.setattr(boards, 'sources', lambda folder: [])
     file = boards._trained('PNN', q, 0, 'built', tmp_path, [], tmp_path)
-    assert (rates, file.exists(), (tmp_path/'diverged').exists())==([q.lr, q.lr/2], True, True)
+    assert (rates, file.exists(), (tmp_path/'failed').exists())==([q.lr, q.lr/2], True, True)
     assert 'PNN 0 failed: again, at half the rate' in capsys.readouterr().err
     file.unlink()
     boards._trained('PNN', q, 0, 'built', tmp_path, [], tmp_path)
@@ -220,6 +220,12 @@ def test_a_figure_is_in_its_notebook(nb):
     "Who opens the executed notebook sees what the page shows."
     out = [o.get('data', {}) for c in json.loads(nb.read_text('utf-8'))['cells'] for o in c.get('outputs', ())]
     assert any('image/png' in d or 'data:image' in ''.join(d.get('text/html', '')) for d in out)
+
+def test_shift_is_that_of_the_scene():
+    "What the folds say of a PAN is what its file says."
+    if not (folder := settings.scenes_dir()): pytest.skip('real scenes: no data folder')
+    for f in boards.folds().itertuples():
+        if (file := folder/f'{f.scene}.nc').exists(): assert abs(max(map(abs, open_scene(file).attrs['pan_shift_px']))-f.shift)<.006, f.scene
 
 def test_front_page_is_the_scorecard():
     "README's table is the committed scorecard's."

@@ -60,7 +60,7 @@ absent = {'PSCF-Net': 'no public code, and the description leaves the layers ope
     'FusionMamba': 'SUM-DUN cites the infrared-visible network of that name; which one its table holds cannot be told',
     'TMDiff': 'a text-driven diffusion model of another size, with CLIP', 'VLU-Net': 'cited, in no table; needs the weights of open_clip',
     'NC-FSRM': 'a framelet model in MATLAB, no network; not ported',
-    'CVPR19': 'a variational method with local gradient constraints (Fu et al., CVPR 2019), no network; not rebuilt'}
+    'CVPR19': 'a traditional method that the paper names by its conference; not rebuilt'}
 
 # %% ../../nbs/models/networks.ipynb #667876e0
 def build(

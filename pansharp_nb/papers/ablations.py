@@ -18,7 +18,7 @@ from ..data.scenes import crop, open_scene, save_scene, scene_sensor
 from ..layers.ewfm import mask_acts
 from ..data.scaling import scale_of
 from ..models.networks import WithText, as_method
-from .boards import folds, four, off, precision, registered, told
+from .boards import folds, four, precision, registered, shifted, told
 from .comparison import scenes_of
 from .effects import at_home, effect, floors, homes, least, lower
 from .reported import metrics, reported
@@ -155,7 +155,7 @@ def said(study:str, scores:pd.DataFrame, profile:str='quick', steps:int=0)->str:
     return (f"{s.model}, profile {profile}: {how}{skip}{rest}; seeds "
         f"{', '.join(map(str, scores.seed.unique()))}; judged at {'full' if s.protocol=='full' else 'reduced'} resolution on {', '.join(d[~away].scene.unique())}{where}."
         f"{f' Built with {small}; the network of the paper is larger.' if small else ''}"
-        f"{f' T{told[1:]}.' if any(r.text for r in rows.values()) else ''}")
+        f"{f' Here {told}.' if any(r.text for r in rows.values()) else ''}")
 
 # %% ../../nbs/papers/ablations.ipynb #db713eda
 def ground(
@@ -186,7 +186,7 @@ def test_pairs(
     if sensors and (folder := settings.scenes_dir() if scenes=='auto' else Path(scenes)) and folder.is_dir(): ds = _whole(folder, sensors)
     elif mine: ds = [d for f in mine for d in [four(open_scene(f))] if protocol=='reduced' or d.attrs['kind']!='reduced_resolution_triplet']
     else: ds = [d for d in scoring.gather(scenes, ','.join(sensors) or 'all', protocol, size, seed)[0] if d.sizes['band']==4 and d.attrs['ratio']==4]
-    if protocol=='full': ds = [d for d in ds if not off(d)]
+    if protocol=='full': ds = [d for d in ds if d.attrs['name'] not in shifted()]
     ds = [crop(d, slice(most), slice(most)) for d in ds] if most else ds
     return [(d, *scoring.pair(d, protocol, device, torch.float32, how)) for d in ds]
 

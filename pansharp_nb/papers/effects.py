@@ -168,7 +168,7 @@ def rising(curves:dict, least:float=.5)->list: # the same
     return [m for m,c in curves.items() if late(c)>least]
 
 def fallen(curves:dict)->list: # the same
-    "Who diverged."
+    "Whose training failed."
     return [m for m,c in curves.items() if fell(c)]
 
 # %% ../../nbs/papers/effects.ipynb #2444843c
