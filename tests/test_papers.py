@@ -4,6 +4,7 @@ from dataclasses import asdict
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from pansharp_nb import scoring, settings
+from pansharp_nb.data.registration import offset
 from pansharp_nb.data.scenes import open_scene, to_tensors
 from pansharp_nb.data.synthetic import made_up
 from pansharp_nb.models import networks
@@ -226,6 +227,17 @@ def test_shift_is_that_of_the_scene():
     if not (folder := settings.scenes_dir()): pytest.skip('real scenes: no data folder')
     for f in boards.folds().itertuples():
         if (file := folder/f'{f.scene}.nc').exists(): assert abs(max(map(abs, open_scene(file).attrs['pan_shift_px']))-f.shift)<.006, f.scene
+
+def test_registered_is_nearer():
+    "A PAN that came more than a pixel off lies nearer when it was moved, measured by correlation; no value of it is new."
+    if not (folder := settings.scenes_dir()): pytest.skip('real scenes: no data folder')
+    found = [open_scene(f) for n in boards.shifted() if (f := folder/f'{n}.nc').exists()]
+    for ds in found:
+        now = boards.registered(ds)
+        (_,was),(ms,pan) = (to_tensors(d, dtype=torch.float64)[:2] for d in (ds, now))
+        was,off = (offset(ms.mean(1, keepdim=True), p)[0].abs().max().item() for p in (was, pan))
+        assert off<min(1, was), (ds.attrs['name'], was, off)
+        assert set(np.unique(now.pan)) <= set(np.unique(ds.pan)) and bool((now.ms==ds.ms).all())
 
 def test_front_page_is_the_scorecard():
     "README's table is the committed scorecard's."

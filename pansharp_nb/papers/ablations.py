@@ -18,7 +18,7 @@ from ..data.scenes import crop, open_scene, save_scene, scene_sensor
 from ..layers.ewfm import mask_acts
 from ..data.scaling import scale_of
 from ..models.networks import WithText, as_method
-from .boards import folds, four, precision, registered, shifted, told
+from .boards import folds, four, precision, registered, told
 from .comparison import scenes_of
 from .effects import at_home, effect, floors, homes, least, lower
 from .reported import metrics, reported
@@ -186,7 +186,7 @@ def test_pairs(
     if sensors and (folder := settings.scenes_dir() if scenes=='auto' else Path(scenes)) and folder.is_dir(): ds = _whole(folder, sensors)
     elif mine: ds = [d for f in mine for d in [four(open_scene(f))] if protocol=='reduced' or d.attrs['kind']!='reduced_resolution_triplet']
     else: ds = [d for d in scoring.gather(scenes, ','.join(sensors) or 'all', protocol, size, seed)[0] if d.sizes['band']==4 and d.attrs['ratio']==4]
-    if protocol=='full': ds = [d for d in ds if d.attrs['name'] not in shifted()]
+    if protocol=='full': ds = [*map(registered, ds)]
     ds = [crop(d, slice(most), slice(most)) for d in ds] if most else ds
     return [(d, *scoring.pair(d, protocol, device, torch.float32, how)) for d in ds]
 
@@ -295,7 +295,7 @@ def found(
         d = run(study, profile, scenes, asked, steps, device)
         return d, said(study, d, profile, steps), {}, {}
     was = Committed(study, profile)
-    d = registered(was.scores)
+    d = was.scores
     today = said(study, d, profile, steps)
     if take=='more':
         if today!=was.said: raise ValueError(f'{study}: the report holds "{was.said}", and today it would be "{today}"; take new')
