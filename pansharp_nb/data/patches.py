@@ -15,7 +15,7 @@ from .degrade import decimate, mtf_filter, wald
 from . import arrays, files
 from .registration import move
 from .scaling import band_order, scale_of
-from .scenes import crop, nbu_split, open_scene, samples, scene_sensor, to_tensors, trim_nodata
+from .scenes import crop, largest_rectangle, nbu_split, nodata_mask, open_scene, samples, scene_sensor, to_tensors, trim_nodata
 from .sensors import Sensor
 from pathlib import Path
 from torch import Tensor
@@ -37,6 +37,7 @@ class Ground:
     eight_bit:bool  # a picture of 8 bits, not measured numbers
     licence:str     # of the data
     stack:bool      # one of many in an HDF5 file
+    room:tuple=None # rows and columns of `shape` that have data, if not all
 
 # %% ../../nbs/data/patches.ipynb #5b77220e
 def grounds(
@@ -83,6 +84,7 @@ def _of_file(f, bands, ratio, protocol, part, without, max_shift, tests):
     shape = k*(span[1]-span[0]), k*ds.sizes['x_ms']
     g = Ground(f, 0, a['name'], replace(s, bit_depth=s.bit_depth or 1), take, shape, truth, span, a['bit_depth']==8, licence_of(f) if f.suffix=='.nc' else str(a.get('licence', 'not stated')), False)
     n = _kept(f, samples(f), part)
+    if f.suffix=='.nc' and (bad := nodata_mask(crop(ds, rows=slice(*span)))).any(): g = replace(g, room=tuple(k*(s.stop-s.start) for s in largest_rectangle(~bad)))
     many = len(n)>1 and f.is_file() and files.kind(f)=='HDF5'
     return [replace(g, index=i, name=f'{files.shown(f.stem)}_{i}' if len(n)>1 else g.name, stack=many) for i in n]
 
@@ -178,7 +180,7 @@ class Batches(torch.utils.data.Dataset):
         texts:dict=None,        # name of a ground -> text vector
         how:str='toolbox'       # of `wald`
     ):
-        self.groups = [[g for g in gs if min(g.shape)>=patch] for gs in groups]
+        self.groups = [[g for g in gs if min(g.room or g.shape)>=patch] for gs in groups]
         if not all(self.groups): raise ValueError(f'no scene is {patch} pixels wide: choose a smaller patch')
         if batch%world: raise ValueError(f'a batch of {batch} cannot be shared by {world} processes: choose a multiple')
         self.p = [_shares(gs) for gs in self.groups]
