@@ -2363,6 +2363,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'pansharp_nb.papers.claims.evidence': ( 'papers/claims.html#evidence',
                                                                                    'pansharp_nb/papers/claims.py'),
                                            'pansharp_nb.papers.claims.front': ('papers/claims.html#front', 'pansharp_nb/papers/claims.py'),
+                                           'pansharp_nb.papers.claims.metric_by_metric': ( 'papers/claims.html#metric_by_metric',
+                                                                                           'pansharp_nb/papers/claims.py'),
                                            'pansharp_nb.papers.claims.metric_word': ( 'papers/claims.html#metric_word',
                                                                                       'pansharp_nb/papers/claims.py'),
                                            'pansharp_nb.papers.claims.progress': ( 'papers/claims.html#progress',

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['words', 'order', 'kinds', 'claims', 'compared', 'metric_word', 'whole_word', 'progress', 'verdict_of', 'scorecard',
-           'tally', 'evidence', 'conclusion', 'front', 'to_readme']
+           'tally', 'evidence', 'metric_by_metric', 'conclusion', 'front', 'to_readme']
 
 # %% ../../nbs/papers/claims.ipynb #5065f983
 import json, pandas as pd, re, yaml
@@ -236,6 +236,13 @@ def evidence(
     return f'nbs/{_report(name)}/{name}.ipynb' if name and _report(name) else f'nbs/papers/{slug}.ipynb'
 
 # %% ../../nbs/papers/claims.ipynb #4cc64dde
+def metric_by_metric(card:pd.DataFrame)->pd.Series: # of `scorecard`; word -> how many
+    "Verdicts on quality, each metric of a claim for itself, of what could be tested."
+    asked = {c['id']: c['test'].get('metrics', ()) for c in claims()}
+    def words_of(r): return [m.split(': ')[1] for m in r.metrics.split('; ')] if isinstance(r.metrics, str) and r.metrics else [r.verdict]*len(asked[r.id])
+    q = card[(card.kind=='quality') & (card.verdict!='not testable here')]
+    return pd.Series([w for r in q.itertuples() for w in words_of(r)], dtype=str).value_counts().reindex(order, fill_value=0)[lambda n: n>0]
+
 def conclusion(card:pd.DataFrame)->str: # of `scorecard`
     "How many claims were judged, and how."
     n,q = card.verdict.value_counts(),card[card.kind=='quality']
@@ -243,7 +250,9 @@ def conclusion(card:pd.DataFrame)->str: # of `scorecard`
     said = ', '.join(f'{k} {w}' for w in _judged if (k := int((done.verdict==w).sum())))
     exact = [f'Of {len(d)} {said} {d.verdict.isin(_judged[:2]).sum()} are confirmed.' for k,said in kinds.items() if k!='quality' for d in [card[card.kind==k]]]
     why = ', '.join(f'{n[w]} {w}' for w in open_)
-    return f'Of {len(q)} claims about quality {len(done)} could be judged: {said or "none"}. {" ".join(exact)} Open are {sum(n[w] for w in open_)}: {why}.'
+    each = metric_by_metric(card)
+    single = f'Those that could be tested are {each.sum()} verdicts, metric by metric: {", ".join(f"{k} {w}" for w,k in each.items())}. '*bool(len(each))
+    return f'Of {len(q)} claims about quality {len(done)} could be judged: {said or "none"}. {single}{" ".join(exact)} Open are {sum(n[w] for w in open_)} claims: {why}.'
 
 # %% ../../nbs/papers/claims.ipynb #31438905
 def _links(slug): # of a paper's reports, tables first
