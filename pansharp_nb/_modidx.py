@@ -662,6 +662,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                           'pansharp_nb.data.patches._kept': ('data/patches.html#_kept', 'pansharp_nb/data/patches.py'),
                                           'pansharp_nb.data.patches._of_file': ( 'data/patches.html#_of_file',
                                                                                  'pansharp_nb/data/patches.py'),
+                                          'pansharp_nb.data.patches._room': ('data/patches.html#_room', 'pansharp_nb/data/patches.py'),
                                           'pansharp_nb.data.patches._scene': ('data/patches.html#_scene', 'pansharp_nb/data/patches.py'),
                                           'pansharp_nb.data.patches._shares': ('data/patches.html#_shares', 'pansharp_nb/data/patches.py'),
                                           'pansharp_nb.data.patches._span': ('data/patches.html#_span', 'pansharp_nb/data/patches.py'),

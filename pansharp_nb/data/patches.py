@@ -84,10 +84,16 @@ def _of_file(f, bands, ratio, protocol, part, without, max_shift, tests):
     shape = k*(span[1]-span[0]), k*ds.sizes['x_ms']
     g = Ground(f, 0, a['name'], replace(s, bit_depth=s.bit_depth or 1), take, shape, truth, span, a['bit_depth']==8, licence_of(f) if f.suffix=='.nc' else str(a.get('licence', 'not stated')), False)
     n = _kept(f, samples(f), part)
-    if f.suffix=='.nc' and (bad := nodata_mask(crop(ds, rows=slice(*span)))).any(): g = replace(g, room=tuple(k*(s.stop-s.start) for s in largest_rectangle(~bad)))
+    g = replace(g, room=_room(crop(ds, rows=slice(*span)), k)) if len(samples(f))==1 else g
+    if g.room and not min(g.room): return []
     many = len(n)>1 and f.is_file() and files.kind(f)=='HDF5'
     return [replace(g, index=i, name=f'{files.shown(f.stem)}_{i}' if len(n)>1 else g.name, stack=many) for i in n]
 
+def _room(ds, k): # k: PAN pixels of truth to one MS row
+    bad = nodata_mask(ds)
+    return tuple(k*(s.stop-s.start) for s in largest_rectangle(~bad)) if bad.any() else None
+
+# %% ../../nbs/data/patches.ipynb #fc65d791
 def _kept(f, n, part): # samples of a file that belong to a part: NBU is split by a shuffle, PanCollection by the names of its files
     if f.is_dir(): return nbu_split(len(n))[part]
     kind = next((k for k in ('train', 'valid', 'test') if f.stem.startswith(k)), '') if len(n)>1 else ''

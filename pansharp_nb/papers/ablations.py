@@ -195,7 +195,8 @@ _drawn = 'drawn.safetensors' # what a training makes of the scenes that are show
 
 def _views(s, profile, device='cpu'): # as `test_pairs`, to draw: of satellites that no network has seen; a made-up scene has its truth
     ds = scenes_of(s.judged, settings.profile('smoke' if profile=='smoke' else 'auto')) if s.judged else []
-    return [(d, *scoring.pair(d, 'reduced' if 'gt' in d else s.protocol, device, torch.float32)) for d in ds]
+    at = [(d, 'reduced' if 'gt' in d else s.protocol) for d in ds]
+    return [(d, *scoring.pair(registered(d) if p=='full' else d, p, device, torch.float32)) for d,p in at]
 
 def _camera(file): return scene_sensor(open_scene(file, pan=False)).name
 
@@ -301,7 +302,7 @@ def found(
         if today!=was.said: raise ValueError(f'{study}: the report holds "{was.said}", and today it would be "{today}"; take new')
         had = [int(i) for i in d[d.weights!='-'].seed.unique()]
         more = run(study, profile, scenes, [i for i in asked if i not in had], steps, device)
-        d = pd.concat([d, more[more.weights!='-']])
+        d = pd.concat([d, more[(more.weights!='-') & more.scene.isin(d.scene)]]) # scenes that it was not judged on would be of fewer trainings
         return d, said(study, d, profile, steps), {'Trained before': [*was.notes.get('Trained before', []), f'seeds {", ".join(map(str, had))}, at commit {was.origin["commit"]}']}, {}
     other = {k: v for k,v in was.notes.items() if k=='Trained before'}
     if (now := today.partition('; seeds')[0])==was.said.partition('; seeds')[0]: return d, today, other, was.more

@@ -74,8 +74,9 @@ def registered(
     ds # a Scene; `pan_shift_px`, if it is known, says how far MS lies (down, right) of PAN
 ): # the same scene
     "Move PAN by whole pixels to where MS is, if it is more than one off; at the edge it repeats itself."
-    d = np.rint(at := np.array(ds.attrs.get('pan_shift_px', (0, 0)))).astype(int)
-    if abs(at).max()<=1: return ds
+    at = np.broadcast_to(ds.attrs.get('pan_shift_px', 0), 2)
+    if not abs(at).max()>1: return ds # nor if it is not known
+    d = np.rint(at).astype(int)
     rows,columns = (np.clip(np.arange(n)-k, 0, n-1) for n,k in zip(ds.pan.shape, d))
     return ds.assign(pan=ds.pan.copy(data=ds.pan.values[rows][:, columns])).assign_attrs(pan_shift_px=list(at-d))
 

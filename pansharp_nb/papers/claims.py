@@ -191,7 +191,7 @@ def _kind(test): return 'size' if {'count', 'timed'} & set(test) else 'paper' if
 def verdict_of(
     claim:dict,           # of `claims`
     studies:str='quick'   # profile of the ablations
-)->dict: # `id, paper, says, where, holds, kind, verdict, metrics, effect, low, high, scenes, trainings, against, note`
+)->dict: # `id, paper, says, where, holds, kind, verdict, metrics, tested, effect, low, high, scenes, trainings, against, note`
     "What our numbers say to a claim; effect and interval are those of the comparison that decides."
     test,out = claim['test'],{k: claim[k] for k in ('id', 'paper', 'says', 'where', 'holds')} | dict(kind=_kind(claim['test']))
     if why := test.get('needs', test.get(studies)): return out | dict(verdict='not testable here', note=why)
@@ -201,13 +201,14 @@ def verdict_of(
     words,e,note = _tested(test, studies)
     if e is None: return out | dict(verdict='not testable here', note=note)
     each = '; '.join(f'{m}: {w}' for m,w in words.items()) if len(set(words.values()))>1 else ''
-    out |= dict(verdict=whole_word(words.values()), metrics=each, against=', '.join(filter(None, (e.over, e.metric, e.sensor))), scenes=e.n, note=note)
+    out |= dict(verdict=whole_word(words.values()), metrics=each, tested=len(words), scenes=e.n, note=note)
+    out['against'] = ', '.join(filter(None, (e.over, e.metric, e.sensor)))
     return out | {k: e[k] for k in ('effect', 'low', 'high', 'trainings')}
 
 # %% ../../nbs/papers/claims.ipynb #53de929d
 def scorecard(studies:str='quick')->pd.DataFrame: # as in `verdict_of`
     "All claims, judged."
-    columns = 'id paper says where holds kind verdict metrics effect low high scenes trainings against note'.split()
+    columns = 'id paper says where holds kind verdict metrics tested effect low high scenes trainings against note'.split()
     return pd.DataFrame([verdict_of(c, studies) for c in claims()], columns=columns)
 
 def tally(card:pd.DataFrame, kind:str=None)->pd.DataFrame: # of `scorecard`; of `kinds`
@@ -232,15 +233,16 @@ def evidence(
     if 'count' in test: return 'nbs/tables/premix_table3.ipynb' if slug=='premix' else 'nbs/models/counting.ipynb'
     n = re.search(r'Tables? ([IVX]+|\d+)', claim['where'])
     table = f'{slug}_table{_roman.get(n[1], n[1])}' if n else 'dcfnet_table1' if 'table of WV3' in claim['where'] else ''
-    name = test.get('study', test.get('timed', table))
-    return f'nbs/{_report(name)}/{name}.ipynb' if name and _report(name) else f'nbs/papers/{slug}.ipynb'
+    figure = re.search(r'Figs?\. (\d+)', claim['where'])
+    names = test.get('study'),test.get('timed'),table,f'{slug}_fig{figure[1]}' if figure else ''
+    name = next((n for n in names if n and _report(n)), None)
+    return f'nbs/{_report(name)}/{name}.ipynb' if name else f'nbs/papers/{slug}.ipynb'
 
 # %% ../../nbs/papers/claims.ipynb #4cc64dde
 def metric_by_metric(card:pd.DataFrame)->pd.Series: # of `scorecard`; word -> how many
     "Verdicts on quality, each metric of a claim for itself, of what could be tested."
-    asked = {c['id']: c['test'].get('metrics', ()) for c in claims()}
-    def words_of(r): return [m.split(': ')[1] for m in r.metrics.split('; ')] if isinstance(r.metrics, str) and r.metrics else [r.verdict]*len(asked[r.id])
-    q = card[(card.kind=='quality') & (card.verdict!='not testable here')]
+    def words_of(r): return [m.split(': ')[1] for m in r.metrics.split('; ')] if isinstance(r.metrics, str) and r.metrics else [r.verdict]*int(r.tested)
+    q = card[(card.kind=='quality') & card.tested.notna()]
     return pd.Series([w for r in q.itertuples() for w in words_of(r)], dtype=str).value_counts().reindex(order, fill_value=0)[lambda n: n>0]
 
 def conclusion(card:pd.DataFrame)->str: # of `scorecard`

@@ -66,7 +66,7 @@ def _each(ds, methods, **kw): # as `scoring.score`; `None` if none can
     "Scores of those methods that can fuse a scene."
     out = []
     for m in methods:
-        try: out.append(scoring.score(ds, methods=[m], **kw))
+        try: out.append(scoring.score(boards.registered(ds) if kw.get('protocol')=='full' else ds, methods=[m], **kw))
         except ValueError as e: warnings.warn(str(e), stacklevel=2)
     return pd.concat(out) if out else None
 
@@ -193,7 +193,7 @@ class Comparison(_Shown):
 
     def with_full(self, full): # the notes of both resolutions, what is the same once
         mine = self.notes()
-        return mine | {f'{k}, full resolution' if k in mine else k: v for k,v in full.notes().items() if mine.get(k)!=v}
+        return mine | {f'{k}, full resolution' if k in mine or k.startswith(('Below', 'One scene')) else k: v for k,v in full.notes().items() if mine.get(k)!=v}
 
 # %% ../../nbs/papers/comparison.ipynb #cc10bdb2
 def against(
@@ -301,8 +301,9 @@ def pictures(
     "What a figure of a paper shows."
     figures,rows,why = reporting.Pictures(),[],{}
     for ds,protocol in [(d, p) for d in scenes_of(sensors, s, scenes) for p in (('reduced',) if 'gt' in d else ('reduced', 'full'))]:
-        pair = scoring.pair(ds, protocol, dtype=torch.float32, how=wald)
+        pair = scoring.pair(boards.registered(ds) if protocol=='full' else ds, protocol, dtype=torch.float32, how=wald)
         fused = _fused(names, ds, pair, s['name']=='smoke', why)
+        if not fused: raise ValueError(f'none of these can fuse {ds.attrs["name"]}: {why}')
         rows += _judged(fused, pair, convention, scene=ds.attrs['name'], protocol=protocol, profile=s['name'])
         scale = 'at full scale with its truth' if ds.attrs.get('kind')=='made_up' else f'at {protocol} resolution'
         said,(_,pan,ref,_) = f"{ds.attrs['name']}, {scale} ({ds.attrs.get('licence', 'no licence said')})",pair

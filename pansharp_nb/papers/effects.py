@@ -118,12 +118,13 @@ def holm(p)->np.ndarray: # p-values of one claim
 # %% ../../nbs/papers/effects.ipynb #6b03eb56
 no_floor = 'EXP and GSA were not run beside it'
 _shown_by = dict.fromkeys(('D_lambda', 'D_s', 'QNR'), ('D_s of the toolbox', 'D_s')) # the metrics in which EXP is a floor
+_copied = 'SCC', 'D_lambda_K' # without a reference the truth itself is below GSA in these
 
 def floors(scores:pd.DataFrame, metric:str)->tuple: # of metrics, for GSA and for EXP; empty where they were not run
     "In which metrics the floor of a metric stands."
-    known = next((k for k in (metric, 'PSNR', 'QNR') if {'EXP', 'GSA'}<=set(scores[scores.metric==k].method)), None)
-    if not known: return ()
     have = {*scores.metric}
+    known = next((k for k in (metric, 'PSNR', 'QNR') if {'EXP', 'GSA'}<=set(scores[scores.metric==k].method) and not (k in _copied and 'QNR' in have)), None)
+    if not known: return ()
     ground = next(k for k in (*_shown_by.get(known, ()), known) if k in have)
     return tuple(next(n for n in (k+at_home, k) if n in have) for k in (known, ground))
 
@@ -140,7 +141,7 @@ def floor_fault(
     def below(m, base, k): # on the scenes that both have
         d = scores[(scores.metric==k) & scores.method.isin([m, base])].pivot_table(index='scene', columns='method', values='value').dropna()*(-1 if k in lower else 1)
         return {m, base}<=set(d) and len(d)>0 and bool(d[m].mean()<d[base].mean())
-    away,where = f' in {known}' if known.endswith(at_home) else '', '' if ground==metric else f' in {ground}'
+    away,where = ('' if k==metric else f' in {k}' for k in (known, ground))
     low = [f'{m} is below GSA{away}' for m in a if m in trained and below(m, 'GSA', known)]
     return ', '.join([*low, *(f'{m} is below EXP{where}' for m in (*a, *over) if m in trained and m not in flat and below(m, 'EXP', ground))])
 
