@@ -268,7 +268,7 @@ def run(
     out,drawn = [_marks(pairs, home)],{}
     for seed,k,q in tqdm([(seed, k, q) for seed in seeds for k,q in recipes.items()], desc=study):
         model = s.variants[k].get('model', s.model)
-        words = json.dumps([model, asdict(q), seed, [p.name for p in lands[k]], [(d.attrs['name'], *ms.shape) for d,ms,*_ in (*pairs, *home)]])
+        words = json.dumps([model, asdict(q), seed, [p.name for p in lands[k]], [(d.attrs['name'], *ms.shape, *d.attrs.get('pan_moved_px', ())) for d,ms,*_ in (*pairs, *home)]])
         at = keep/study/f'{k}-{hashlib.sha256(words.encode()).hexdigest()[:8]}'.replace('/', '')
         d = _trained(model, q, pairs, lands[k], at, seed, device, kept, home, shown)
         out.append(d.assign(method=k, seed=seed, weights=f'trained, seed {seed}'))

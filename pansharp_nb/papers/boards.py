@@ -78,7 +78,7 @@ def registered(
     if not abs(at).max()>1: return ds # nor if it is not known
     d = np.rint(at).astype(int)
     rows,columns = (np.clip(np.arange(n)-k, 0, n-1) for n,k in zip(ds.pan.shape, d))
-    return ds.assign(pan=ds.pan.copy(data=ds.pan.values[rows][:, columns])).assign_attrs(pan_shift_px=list(at-d))
+    return ds.assign(pan=ds.pan.copy(data=ds.pan.values[rows][:, columns])).assign_attrs(pan_shift_px=list(at-d), pan_moved_px=d.tolist())
 
 # %% ../../nbs/papers/boards.ipynb #af7db09a
 def _judged(
