@@ -2389,8 +2389,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'pansharp_nb/papers/comparison.py'),
                                                'pansharp_nb.papers.comparison.Comparison.tau': ( 'papers/comparison.html#comparison.tau',
                                                                                                  'pansharp_nb/papers/comparison.py'),
-                                               'pansharp_nb.papers.comparison.Comparison.with_full': ( 'papers/comparison.html#comparison.with_full',
-                                                                                                       'pansharp_nb/papers/comparison.py'),
                                                'pansharp_nb.papers.comparison._Shown': ( 'papers/comparison.html#_shown',
                                                                                          'pansharp_nb/papers/comparison.py'),
                                                'pansharp_nb.papers.comparison._Shown._elsewhere': ( 'papers/comparison.html#_shown._elsewhere',

@@ -83,8 +83,8 @@ def _of_file(f, bands, ratio, protocol, part, without, max_shift, tests):
     if span is None: return []
     shape = k*(span[1]-span[0]), k*ds.sizes['x_ms']
     g = Ground(f, 0, a['name'], replace(s, bit_depth=s.bit_depth or 1), take, shape, truth, span, a['bit_depth']==8, licence_of(f) if f.suffix=='.nc' else str(a.get('licence', 'not stated')), False)
-    n = _kept(f, samples(f), part)
-    g = replace(g, room=_room(crop(ds, rows=slice(*span)), k)) if len(samples(f))==1 else g
+    n = _kept(f, every := samples(f), part)
+    if len(every)==1: g = replace(g, room=_room(crop(ds, rows=slice(*span)), k))
     if g.room and not min(g.room): return []
     many = len(n)>1 and f.is_file() and files.kind(f)=='HDF5'
     return [replace(g, index=i, name=f'{files.shown(f.stem)}_{i}' if len(n)>1 else g.name, stack=many) for i in n]

@@ -186,7 +186,7 @@ def test_pairs(
     if sensors and (folder := settings.scenes_dir() if scenes=='auto' else Path(scenes)) and folder.is_dir(): ds = _whole(folder, sensors)
     elif mine: ds = [d for f in mine for d in [four(open_scene(f))] if protocol=='reduced' or d.attrs['kind']!='reduced_resolution_triplet']
     else: ds = [d for d in scoring.gather(scenes, ','.join(sensors) or 'all', protocol, size, seed)[0] if d.sizes['band']==4 and d.attrs['ratio']==4]
-    if protocol=='full': ds = [*map(registered, ds)]
+    ds = [registered(d, protocol) for d in ds]
     ds = [crop(d, slice(most), slice(most)) for d in ds] if most else ds
     return [(d, *scoring.pair(d, protocol, device, torch.float32, how)) for d in ds]
 
@@ -196,7 +196,7 @@ _drawn = 'drawn.safetensors' # what a training makes of the scenes that are show
 def _views(s, profile, device='cpu'): # as `test_pairs`, to draw: of satellites that no network has seen; a made-up scene has its truth
     ds = scenes_of(s.judged, settings.profile('smoke' if profile=='smoke' else 'auto')) if s.judged else []
     at = [(d, 'reduced' if 'gt' in d else s.protocol) for d in ds]
-    return [(d, *scoring.pair(registered(d) if p=='full' else d, p, device, torch.float32)) for d,p in at]
+    return [(d, *scoring.pair(registered(d, p), p, device, torch.float32)) for d,p in at]
 
 def _camera(file): return scene_sensor(open_scene(file, pan=False)).name
 

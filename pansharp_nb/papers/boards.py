@@ -71,9 +71,11 @@ def shifted()->list: # names of scenes
     return folds().query('shift>1').scene.tolist()
 
 def registered(
-    ds # a Scene; `pan_shift_px`, if it is known, says how far MS lies (down, right) of PAN
+    ds,                  # a Scene; `pan_shift_px`, if it is known, says how far MS lies (down, right) of PAN
+    protocol:str='full'  # at another it stays as it came
 ): # the same scene
     "Move PAN by whole pixels to where MS is, if it is more than one off; at the edge it repeats itself."
+    if protocol!='full': return ds
     at = np.broadcast_to(ds.attrs.get('pan_shift_px', 0), 2)
     if not abs(at).max()>1: return ds # nor if it is not known
     d = np.rint(at).astype(int)
@@ -91,7 +93,7 @@ def _judged(
     for n,p in [(n, p) for n in scenes for p in ('reduced', 'full')]:
         ds = four(open_scene(folder/f'{n}.nc'))
         if p=='full' and ds.attrs['kind']=='reduced_resolution_triplet': continue
-        pair = scoring.pair(registered(ds) if p=='full' else ds, p, dtype=torch.float32, how=wald)
+        pair = scoring.pair(registered(ds, p), p, dtype=torch.float32, how=wald)
         if (x := _fused(method, pair, n)) is not None: rows += _rows(x, pair, scene=n, protocol=p, wald=wald)
     return pd.DataFrame(rows)
 

@@ -66,7 +66,7 @@ def _each(ds, methods, **kw): # as `scoring.score`; `None` if none can
     "Scores of those methods that can fuse a scene."
     out = []
     for m in methods:
-        try: out.append(scoring.score(boards.registered(ds) if kw.get('protocol')=='full' else ds, methods=[m], **kw))
+        try: out.append(scoring.score(boards.registered(ds, kw['protocol']), methods=[m], **kw))
         except ValueError as e: warnings.warn(str(e), stacklevel=2)
     return pd.concat(out) if out else None
 
@@ -118,14 +118,14 @@ def _below(b, d): # which networks are below a floor, in which metrics of a boar
     for (who,base),ks in found.items(): lines.setdefault(f'below {base} in {", ".join(ks)}', []).append(who)
     return [f'{", ".join(who)} {"is" if len(who)==1 else "are"} {what}' for what,who in lines.items()]
 
-def _floor_notes(parts): # of a `Comparison`
+def _floor_notes(parts, where): # of a `Comparison`
     bare = any(effects.floor_fault(d, list(b.index), [], k)==effects.no_floor for b,d in parts.values() for k in b if k in set(d.metric))
-    if bare: return {'No floor': [effects.no_floor]}
-    return {f'Below the floor on {n}': low for n,p in parts.items() if (low := _below(*p))}
+    if bare: return {f'No floor{where}': [effects.no_floor]}
+    return {f'Below the floor on {n}{where}': low for n,p in parts.items() if (low := _below(*p))}
 
-def _ruled_notes(parts):
+def _ruled_notes(parts, where):
     lines = [f'{n}: {t}' for n,(b,d) in parts.items() for t in ruled_means(d[d.method.isin([*b.index, *_floors]) & d.metric.isin(b.columns)])]
-    return {'One scene rules a mean': lines} if lines else {}
+    return {f'One scene rules a mean{where}': lines} if lines else {}
 
 # %% ../../nbs/papers/comparison.ipynb #111cb7c1
 @dataclass(frozen=True)
@@ -179,21 +179,17 @@ class Comparison(_Shown):
 
     def tau(self): return pd.concat({n: agreement(b, self.mine(n)[0]) for n,b in self.boards.items()}, names=['data'])
 
-    def notes(self):
+    def notes(self, where=''): # `where`: said after each heading that hangs on the scores
         bare = [n for n in self.boards if 'TV' in self.rows() and len(d := self.mine(n)[0]) and 'TV' not in set(d.method)]
-        notes = reporting.missing(self.why) | ({f'TV left out on {", ".join(bare)}': [f'the toolbox has its parameters for {", ".join(tv_sets)} only']} if bare else {})
-        notes |= {f'{m} left out of our other satellites': [f'it has scores of {n} of {self._elsewhere().scene.nunique()} scenes only'] for m,n in self.rare().items()}
+        notes = reporting.missing(self.why) | ({f'TV left out on {", ".join(bare)}{where}': [f'the toolbox has its parameters for {", ".join(tv_sets)} only']} if bare else {})
+        notes |= {f'{m} left out of our other satellites{where}': [f'it has scores of {n} of {self._elsewhere().scene.nunique()} scenes only'] for m,n in self.rare().items()}
         notes |= _moved(self.scores)
-        return notes | _floor_notes(parts := self.parts()) | set_apart(self.scores) | _ruled_notes(parts)
+        return notes | _floor_notes(parts := self.parts(), where) | set_apart(self.scores) | _ruled_notes(parts, where)
 
     def banner(self):
         if self.same: return "The paper's data and split; the networks are trained as their cards say."
         if self.scores.profile.iloc[0]=='smoke': return 'Smoke run on made-up scenes with the weights that ship: our half means nothing.'
         return f"{as_built(self.scores)}, trained five times for minutes, on other scenes than the paper's: compare orders, not values."
-
-    def with_full(self, full): # the notes of both resolutions, what is the same once
-        mine = self.notes()
-        return mine | {f'{k}, full resolution' if k in mine or k.startswith(('Below', 'One scene')) else k: v for k,v in full.notes().items() if mine.get(k)!=v}
 
 # %% ../../nbs/papers/comparison.ipynb #cc10bdb2
 def against(
@@ -301,7 +297,7 @@ def pictures(
     "What a figure of a paper shows."
     figures,rows,why = reporting.Pictures(),[],{}
     for ds,protocol in [(d, p) for d in scenes_of(sensors, s, scenes) for p in (('reduced',) if 'gt' in d else ('reduced', 'full'))]:
-        pair = scoring.pair(boards.registered(ds) if protocol=='full' else ds, protocol, dtype=torch.float32, how=wald)
+        pair = scoring.pair(boards.registered(ds, protocol), protocol, dtype=torch.float32, how=wald)
         fused = _fused(names, ds, pair, s['name']=='smoke', why)
         if not fused: raise ValueError(f'none of these can fuse {ds.attrs["name"]}: {why}')
         rows += _judged(fused, pair, convention, scene=ds.attrs['name'], protocol=protocol, profile=s['name'])
