@@ -58,17 +58,20 @@ def compared(
     return d.assign(p=effects.holm(looks*d.p)), lost
 
 # %% ../../nbs/papers/claims.ipynb #bdcf6605
+def _said(r, within=None): # a comparison; of likeness `better` says that it holds
+    if within is None: return effects.word(r, effects.least[r['metric']], r['p'])
+    return 'better' if max(-r['low'], r['high'])<within else 'worse' if max(r['low'], -r['high'])>within else 'not told apart'
+
 def metric_word(
-    d:pd.DataFrame,   # of `compared`, one metric
+    d:pd.DataFrame,   # of `compared`, one metric; `fault`: why a comparison does not count
     within:float=None # a claim of likeness, to that difference
 )->str:
     "The word for one metric."
-    if within is not None:
-        if (d[['low', 'high']].abs()<within).all(axis=None): return 'confirmed'
-        return 'contradicted here' if ((d.low>within) | (d.high< -within)).any() else 'not told apart'
-    said = {effects.word(dict(r), effects.least[r['metric']], r['p']) for r in d.to_dict('records')}
-    if 'worse' in said: return 'contradicted here'
-    return 'confirmed' if said=={'better'} else 'alike' if 'not told apart' not in said else 'not told apart'
+    said = [_said(r, within) for r in d.to_dict('records')]
+    sound = [w for w,f in zip(said, d.get('fault', ['']*len(d))) if not f]
+    if 'worse' in sound: return 'contradicted here'
+    if len(sound)<len(said): return 'not trained far enough'
+    return 'confirmed' if {*said}=={'better'} else 'alike' if 'not told apart' not in said else 'not told apart'
 
 def whole_word(words)->str: # of the metrics
     "The word for the claim."
@@ -165,7 +168,14 @@ def _notes(test, lost, gone, faults, looks):
     said += [f'a second look: intervals of {100*effects.level(looks):g} %']*(looks>1)
     own = boards.remarks() if 'board' in test else {}
     said += [f'{n}: {own[n]}' for n in (*_own(test), *test['over']) if n in own]
-    return '; '.join([*said, *dict.fromkeys(filter(None, faults.values()))])
+    return '; '.join([*said, *dict.fromkeys(filter(None, faults))])
+
+
+
+# %% ../../nbs/papers/claims.ipynb #f7453cc3
+def _faults(d, scores, within): # of `compared`; of the sensor, where it has one
+    curves,parts = progress(scores),{s: scores[scores.sensor==s] if s else scores for s in d.sensor.unique()}
+    return [effects.fault(parts[r['sensor']], r['a'], r['over'], r['metric'], _said(r) if within is None else '', curves) for r in d.to_dict('records')]
 
 # %% ../../nbs/papers/claims.ipynb #735abfbd
 def _tested(test, studies): # words a metric, the deciding comparison, a note
@@ -175,15 +185,11 @@ def _tested(test, studies): # words a metric, the deciding comparison, a note
     looks = ablations.looks(test['study'], scores) if 'study' in test else 1
     d,lost = compared(scores, test['a'], over, test['metrics'], test.get('lead', 0.), test.get('by'), looks)
     if not len(d): return {}, None, f"scenes of fewer than three images of {', '.join(test.get('sensors', ['any sensor']))} with {', '.join(_own(test))} and {', '.join(lost)}"
-    curves = progress(scores)
-    fallen = ', '.join(f'{n} fell back while it was trained' for n in (*_own(test), *over) if n in effects.fallen(curves))
-    faults = {m: effects.floor_fault(scores, test['a'], over, m, effects.settled(curves)) or fallen for m in test['metrics']}
-    words = {m: 'not trained far enough' if faults[m] else metric_word(g, test.get('within')) for m,g in d.groupby('metric', sort=False)}
-    young = {m: effects.early(w, test['a'], over, effects.rising(curves)) for m,w in words.items()}
-    words = {m: 'not trained far enough' if young[m] else w for m,w in words.items()}
-    faults |= {m: f'{", ".join(n)} lost while still learning' for m,n in young.items() if n}
+    d = d.assign(fault=_faults(d, scores, test.get('within')))
+    words = {m: metric_word(g, test.get('within')) for m,g in d.groupby('metric', sort=False)}
     if any(o in networks.networks for o in lost): words = {m: 'not trained far enough' if w=='confirmed' else w for m,w in words.items()}
-    return words, _deciding(d, test.get('within')), _notes(test, lost, gone, faults, looks)
+    sound = d[d.fault==''] if 'contradicted here' in words.values() else d
+    return words, _deciding(sound, test.get('within')), _notes(test, lost, gone, d.fault, looks)
 
 # %% ../../nbs/papers/claims.ipynb #a7ae7b5b
 def _kind(test): return 'size' if {'count', 'timed'} & set(test) else 'paper' if {'printed', 'shown'} & set(test) else 'quality'

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['at_home', 'homes', 'lower', 'least', 'no_floor', 'table', 'differences', 'spread', 'image_of', 'interval', 'effect',
-           'level', 'word', 'holm', 'floors', 'floor_fault', 'late', 'fell', 'settled', 'rising', 'fallen', 'early']
+           'level', 'word', 'holm', 'floors', 'floor_fault', 'late', 'fell', 'settled', 'rising', 'fallen', 'fault']
 
 # %% ../../nbs/papers/effects.ipynb #dd5edf8d
 import numpy as np, pandas as pd
@@ -173,7 +173,13 @@ def fallen(curves:dict)->list: # the same
     return [m for m,c in curves.items() if fell(c)]
 
 # %% ../../nbs/papers/effects.ipynb #2444843c
-def early(word:str, a, over, learning)->list: # of one metric; one name, or several; names
-    "Who lost while it was still learning."
-    lost = {'contradicted here': [a] if isinstance(a, str) else a, 'confirmed': over}.get(word, ())
-    return [m for m in lost if m in learning]
+def fault(
+    scores:pd.DataFrame,       # tidy, with EXP and GSA
+    a:str, b:str, metric:str,  # that should be better, than whom, in what
+    said:str, curves:dict      # of `word`; method -> curve
+)->str:                        # empty if it counts
+    "Why a comparison does not count."
+    if gone := [m for m in (a, b) if m in fallen(curves)]: return f'{", ".join(gone)} fell back while it was trained'
+    if low := floor_fault(scores, a, [b], metric, settled(curves)): return low
+    lost = dict(worse=a, better=b).get(said)
+    return f'{lost} lost while still learning' if lost in rising(curves) else ''

@@ -39,21 +39,21 @@ def scores_of(
 # %% ../../nbs/papers/joined.ipynb #698d561d
 def _verdicts(paper, scores, ref, metric, looks=1): # Series of the paper's values; tidy scores; whose rivals; as in `claims.compared` -> Series of words
     sign,curves = -1 if metric in effects.lower else 1,claims.progress(scores)
-    t,found = effects.table(scores[scores.metric==metric]) if len(scores) else pd.DataFrame(),{}
+    t,found,pair = effects.table(scores[scores.metric==metric]) if len(scores) else pd.DataFrame(),{},{} # whom the paper has first
     for m in paper.index.drop(ref, errors='ignore'):
         if not {(metric, m), (metric, ref)}<=set(t): continue
         x,*who = effects.differences(t, ref, m, metric)
         side = -1 if sign*(paper[ref]-paper[m])<0 else 1 # a variant that the paper has no number of should be worse
+        pair[m] = (ref, m)[::side]
         found[m] = effects.interval(side*x, *who, effects.level(looks))
     p = dict(zip(found, effects.holm([looks*e['p'] for e in found.values()]))) if found else {}
     def word(m):
         if m==ref: return ''
         if m not in found: return f'waits for {ref}' if (metric, m) in t else 'not run here'
         if found[m]['images']<3: return 'not told apart'
-        if {ref, m} & {*effects.fallen(curves)} or effects.floor_fault(scores, ref, [m], metric, effects.settled(curves)): return 'not trained far enough'
         w = effects.word(found[m], effects.least[metric], p[m])
-        w = dict(better='confirmed', worse='contradicted here').get(w, w)
-        return 'not trained far enough' if effects.early(w, ref, [m], effects.rising(curves)) else w
+        if effects.fault(scores, *pair[m], metric, w, curves): return 'not trained far enough'
+        return dict(better='confirmed', worse='contradicted here').get(w, w)
     return pd.Series({m: word(m) for m in paper.index})
 
 # %% ../../nbs/papers/joined.ipynb #a5c165e8
