@@ -13,6 +13,7 @@ from .. import settings
 from ..models import counting, networks
 from . import ablations, boards, effects
 from .reported import board as printed_board
+from ..recipes import recipe
 from ..writing import write
 from pathlib import Path
 
@@ -23,8 +24,8 @@ words = {
     'contradicted by the paper itself': ("the paper's own table or formula does not bear out the sentence", '#7b3fa0'),
     'contradicted here': ("a comparison is on the other side, by more than is small, after Holm's correction for how many the claim makes", '#b5301f'),
     'alike': ('nothing is worse, and at least one difference is certain to be smaller than anyone would act on', '#2470a8'),
-    'not told apart': ('the interval of a difference holds zero', '#666666'),
-    'not trained far enough': ('a network is below plain interpolation, or the better one is not above GSA, or the one that lost was still learning', '#8a6d00'),
+    'not told apart': ("the interval of a difference holds zero, leaves it only before Holm's correction, or reaches beyond the margin of a claim of likeness", '#666666'),
+    'not trained far enough': ('a network is below plain interpolation, on the mean or in more than one training of five, or the better one is not above GSA, or the one that lost was still learning', '#8a6d00'),
     'not testable here': ('data or code that cannot be had, or scenes of fewer than three images', '#888888')}
 order = tuple(words)
 kinds = dict(quality='about quality', paper="on the paper's own print or algebra", size='about size or time')
@@ -48,9 +49,9 @@ def compared(
     a,rows,met = [a] if isinstance(a, str) else a,[],set()
     parts = scores.groupby('sensor') if by else [('', scores)]
     for s,part in parts:
-        t = effects.table(part[part.metric.isin(metrics) & part.method.isin([*a, *over])])
-        for m,i,o in [(m, i, o) for m in metrics for i in a for o in over if {(m, i), (m, o)}<=set(t)]:
-            x,*who = effects.differences(t, i, o, m)
+        of = dict(list(part[part.metric.isin(metrics)].groupby(['metric', 'method'])))
+        for m,i,o in [(m, i, o) for m in metrics for i in a for o in over if {(m, i), (m, o)}<=set(of)]:
+            x,*who = effects.differences(effects.table(pd.concat([of[m, i], of[m, o]])), i, o, m)
             e = effects.interval(x-lead, *who, effects.level(looks))
             if e['images']>2 and not met.update([(m, i), (m, o)]): rows.append(dict(sensor=s, metric=m, a=i, over=o) | e)
     d = pd.DataFrame(rows, columns='sensor metric a over effect low high p n trainings'.split())
@@ -91,9 +92,13 @@ def _scores(test, studies:str):
     return d if d is None or 'sensors' not in test else d[d.sensor.isin(test['sensors'])]
 
 # %% ../../nbs/papers/claims.ipynb #fe12fe63
-def progress(scores:pd.DataFrame)->dict: # tidy, of the boards or of a study; method -> its curve
-    "Of the boards, or of the study that the scores are of."
-    return boards.histories() if 'built' in {*scores.get('profile', ())} else ablations.history(scores)
+def progress(
+    scores:pd.DataFrame, study:str=None # tidy, of the boards, or of this study
+)->dict:                                # method -> its curve
+    "Of those that learned from a truth; what the others look for PSNR does not show."
+    curves = ablations.history(scores) if study else boards.histories() if 'built' in {*scores.get('profile', ())} else {}
+    recipes = ablations.recipes_of(study, 'paper') if study else {n: recipe(n, 'board') for n in curves}
+    return {n: c for n,c in curves.items() if recipes[n].protocol!='full'}
 
 # %% ../../nbs/papers/claims.ipynb #7701398d
 @cache
@@ -161,20 +166,21 @@ def _deciding(d, within): # the comparison farthest on the wrong side, in widths
 
 def _own(test): return [test['a']] if isinstance(test['a'], str) else test['a'] # whom the claim is about
 
-def _notes(test, lost, gone, faults, looks):
+def _notes(test, lost, gone, faults, looks, about): # who decides last
     said = ['on made-up scenes'] if test.get('board', '').startswith('truth') else []
+    said += [f'less the {test["lead"]:g} claimed'] if 'lead' in test else []
     said += [f'{", ".join(gone)} cannot be rebuilt'] if gone else []
     said += [f'not compared with {", ".join(lost)}'] if lost else []
     said += [f'a second look: intervals of {100*effects.level(looks):g} %']*(looks>1)
     own = boards.remarks() if 'board' in test else {}
-    said += [f'{n}: {own[n]}' for n in (*_own(test), *test['over']) if n in own]
+    said += [f'{n}: {own[n]}' for n in about if n in own]
     return '; '.join([*said, *dict.fromkeys(filter(None, faults))])
 
 
 
 # %% ../../nbs/papers/claims.ipynb #f7453cc3
-def _faults(d, scores, within): # of `compared`; of the sensor, where it has one
-    curves,parts = progress(scores),{s: scores[scores.sensor==s] if s else scores for s in d.sensor.unique()}
+def _faults(d, scores, within, study): # of `compared`; of the sensor, where it has one
+    curves,parts = progress(scores, study),{s: scores[scores.sensor==s] if s else scores for s in d.sensor.unique()}
     return [effects.fault(parts[r['sensor']], r['a'], r['over'], r['metric'], _said(r) if within is None else '', curves) for r in d.to_dict('records')]
 
 # %% ../../nbs/papers/claims.ipynb #735abfbd
@@ -185,11 +191,12 @@ def _tested(test, studies): # words a metric, the deciding comparison, a note
     looks = ablations.looks(test['study'], scores) if 'study' in test else 1
     d,lost = compared(scores, test['a'], over, test['metrics'], test.get('lead', 0.), test.get('by'), looks)
     if not len(d): return {}, None, f"scenes of fewer than three images of {', '.join(test.get('sensors', ['any sensor']))} with {', '.join(_own(test))} and {', '.join(lost)}"
-    d = d.assign(fault=_faults(d, scores, test.get('within')))
+    d = d.assign(fault=_faults(d, scores, test.get('within'), test.get('study')))
     words = {m: metric_word(g, test.get('within')) for m,g in d.groupby('metric', sort=False)}
     if any(o in networks.networks for o in lost): words = {m: 'not trained far enough' if w=='confirmed' else w for m,w in words.items()}
-    sound = d[d.fault==''] if 'contradicted here' in words.values() else d
-    return words, _deciding(sound, test.get('within')), _notes(test, lost, gone, d.fault, looks)
+    faults,refuted = [*d.fault],'contradicted here' in words.values()
+    e = _deciding(d[d.fault==''] if refuted else d, test.get('within'))
+    return words, e, _notes(test, lost, gone, [] if refuted else faults, looks, (e.a, e.over) if refuted else (*_own(test), *test['over']))
 
 # %% ../../nbs/papers/claims.ipynb #a7ae7b5b
 def _kind(test): return 'size' if {'count', 'timed'} & set(test) else 'paper' if {'printed', 'shown'} & set(test) else 'quality'

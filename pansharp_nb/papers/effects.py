@@ -138,12 +138,19 @@ def floor_fault(
     if not trained & {*a, *over}: return ''
     if not (stands := floors(scores, metric)): return no_floor
     known,ground = stands
-    def below(m, base, k): # on the scenes that both have
-        d = scores[(scores.metric==k) & scores.method.isin([m, base])].pivot_table(index='scene', columns='method', values='value').dropna()*(-1 if k in lower else 1)
-        return {m, base}<=set(d) and len(d)>0 and bool(d[m].mean()<d[base].mean())
+    def under(m, base, k): # how far each training is below it, on the scenes that both have
+        d = scores[scores.metric==k]
+        floor = d[d.method==base].groupby('scene').value.mean()
+        d = d.assign(gap=(d.scene.map(floor)-d.value)*(-1 if k in lower else 1))
+        return d[d.method==m].dropna(subset='gap').groupby('seed').gap.mean()
+    def told(m):
+        gaps = under(m, 'EXP', ground)
+        if gaps.mean()>0: return f'{m} is below EXP{where}'
+        bad = int((gaps>0).sum())
+        return f'{m} is below EXP in {bad} of {len(gaps)} trainings by {ground}' if bad>len(gaps)/5 else ''
     away,where = ('' if k==metric else f' in {k}' for k in (known, ground))
-    low = [f'{m} is below GSA{away}' for m in a if m in trained and below(m, 'GSA', known)]
-    return ', '.join([*low, *(f'{m} is below EXP{where}' for m in (*a, *over) if m in trained and m not in flat and below(m, 'EXP', ground))])
+    low = [f'{m} is below GSA{away}' for m in a if m in trained and under(m, 'GSA', known).mean()>0]
+    return ', '.join([*low, *filter(None, (told(m) for m in (*a, *over) if m in trained and m not in flat))])
 
 # %% ../../nbs/papers/effects.ipynb #5523e378
 def late(
@@ -182,4 +189,4 @@ def fault(
     if gone := [m for m in (a, b) if m in fallen(curves)]: return f'{", ".join(gone)} fell back while it was trained'
     if low := floor_fault(scores, a, [b], metric, settled(curves)): return low
     lost = dict(worse=a, better=b).get(said)
-    return f'{lost} lost while still learning' if lost in rising(curves) else ''
+    return f'{lost} lost while still learning ({late(curves[lost]):.2f} dB in the last third)' if lost in rising(curves) else ''
