@@ -383,12 +383,13 @@ def conclusion(
     low = f'{plural(len(below), "variant")} of {len(per)} worse' if below else 'all variants are better'
     each = scores[(scores.metric==ground) & scores.method.isin(per.index)].groupby(['method', 'seed'], sort=False).value.mean()
     bad = ((each-means['EXP'])*(-1 if ground in lower else 1)<0).groupby('method', sort=False).agg(['sum', 'size'])[lambda t: (t['sum']>0) & ~t.index.isin(below)]
-    low += ''.join(f'; "{m}" in {n-k} of {n} trainings' for m,k,n in bad.itertuples())
+    some = ', '.join(f'"{m}" ({n-k} of {n})' for m,k,n in bad.itertuples())
+    low += f'; better in some trainings only: {some}' if some else ''
     if len(below)==len(per): return f'No variant has passed interpolation ({ground} {number(means["EXP"])}): not trained far enough to be compared. {out}'
     out += f' Interpolation has {"" if ground==metric else f"a {ground} of "}{number(means["EXP"])}, {low}.'
     if not ground.endswith(at_home): return out
     bar = d[d.method=='EXP'].value.mean()
-    return f'{out} Where none has been, it has a {metric} of {number(bar)}: better are {_each(per.index[(per-bar)*(-1 if metric in lower else 1)>0]) or "none"}.'
+    return f'{out} On the satellites that none has seen it has a {metric} of {number(bar)}; better there: {_each(per.index[(per-bar)*(-1 if metric in lower else 1)>0]) or "none"}.'
 
 # %% ../../nbs/papers/ablations.ipynb #d5c39525
 def _curve(scores): # step x method
