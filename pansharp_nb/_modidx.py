@@ -2352,6 +2352,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'pansharp_nb.papers.claims._said': ('papers/claims.html#_said', 'pansharp_nb/papers/claims.py'),
                                            'pansharp_nb.papers.claims._scores': ( 'papers/claims.html#_scores',
                                                                                   'pansharp_nb/papers/claims.py'),
+                                           'pansharp_nb.papers.claims._shortly': ( 'papers/claims.html#_shortly',
+                                                                                   'pansharp_nb/papers/claims.py'),
                                            'pansharp_nb.papers.claims._shown_word': ( 'papers/claims.html#_shown_word',
                                                                                       'pansharp_nb/papers/claims.py'),
                                            'pansharp_nb.papers.claims._tested': ( 'papers/claims.html#_tested',

@@ -174,9 +174,16 @@ def _notes(test, lost, gone, faults, looks, about): # who decides last
     said += [f'a second look: intervals of {100*effects.level(looks):g} %']*(looks>1)
     own = boards.remarks() if 'board' in test else {}
     said += [f'{n}: {own[n]}' for n in about if n in own]
-    return '; '.join([*said, *dict.fromkeys(filter(None, faults))])
+    return '; '.join([*said, *_shortly(faults, (*_own(test), *test['over']))])
 
+# %% ../../nbs/papers/claims.ipynb #1b2665f7
+_reasons = 'fell back while it was trained', 'is below GSA', 'is below EXP', 'lost while still learning'
 
+def _shortly(faults, names, most=3): # of all pairs; more than a few are told by their reason, without the metric
+    each = list(dict.fromkeys(filter(None, faults)))
+    if len(each)<=most: return each
+    found = {why: [n for n in dict.fromkeys(names) if any(re.search(f'(^|, ){re.escape(n)} {why}', f) for f in each)] for why in _reasons}
+    return [f'{", ".join(ns)} {why if len(ns)==1 else why.replace("is", "are")}' for why,ns in found.items() if ns]
 
 # %% ../../nbs/papers/claims.ipynb #f7453cc3
 def _faults(d, scores, within, study): # of `compared`; of the sensor, where it has one
