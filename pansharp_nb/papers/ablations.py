@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['studies', 'Study', 'recipes_of', 'profile', 'size', 'said', 'ground', 'held', 'test_pairs', 'run', 'found', 'summary',
-           'beside', 'effects', 'dots', 'conclusion', 'curves', 'unseen', 'turned', 'pictures', 'history', 'looks']
+           'beside', 'effects', 'dots', 'conclusion', 'curves', 'unseen', 'turned', 'pictures', 'history',
+           'size_and_floor', 'looks']
 
 # %% ../../nbs/papers/ablations.ipynb #38ddfcab
 import hashlib, json, matplotlib.pyplot as plt, pandas as pd, tempfile, torch
@@ -20,7 +21,7 @@ from ..data.scaling import scale_of
 from ..models.networks import WithText, as_method
 from .boards import folds, four, precision, registered, told
 from .comparison import scenes_of
-from .effects import at_home, effect, floors, homes, least, lower
+from .effects import above, at_home, effect, floors, homes, least, lower
 from .reported import metrics, reported
 from ..reporting import Committed, jpeg, number, plural, rgb_bands, strip
 from ..recipes import Recipe, recipe
@@ -442,6 +443,21 @@ def pictures(
 def history(scores:pd.DataFrame)->dict: # what `run` gave; variant -> its mean curve, (step, dB)
     "How the trainings of a study went."
     return {m: [*v.dropna().items()] for m,v in _curve(scores).items()}
+
+# %% ../../nbs/papers/ablations.ipynb #63ee4aae
+def size_and_floor(study:str, profile:str='quick')->dict: # as in `run`; empty where there is no report
+    "One line on a study."
+    s = studies[study]
+    f = next((f for k in ('tables', 'figures') if (f := settings.reports_dir(k, profile)/f'{study}.csv').exists()), None)
+    if not f: return {}
+    d = pd.read_csv(f)
+    m = floors(d, 'PSNR' if s.protocol=='reduced' else 'QNR')[1]
+    mine = d[(d.metric==m) & ~d.method.isin(['EXP', 'GSA'])]
+    gaps = {n: above(d, n, 'EXP', m) for n in mine.method.unique()}
+    out = dict(study=study, variants=len(gaps), trainings=mine.seed.nunique(), scenes=mine.scene.nunique(), metric=m)
+    out |= {f'better than {b}': above(d, s.ref, b, m).mean() for b in ('EXP', 'GSA')}
+    low = {n: f'{(g<0).sum()} of {len(g)}' for n,g in gaps.items() if (g<0).any()}
+    return out | {'trainings below EXP': ', '.join(f'{n}: {k}' for n,k in low.items()) or 'none'}
 
 # %% ../../nbs/papers/ablations.ipynb #4fb517fa
 def looks(study:str, scores:pd.DataFrame)->int: # a key of `studies`, what `run` gave

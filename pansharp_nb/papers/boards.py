@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ways', 'stand_ins', 'told', 'folds', 'deal', 'four', 'shifted', 'registered', 'precision', 'fold_scores', 'keeper',
-           'made', 'judged_made', 'work', 'collect', 'classical', 'in_degrees', 'scores', 'histories', 'remarks']
+           'made', 'judged_made', 'work', 'collect', 'classical', 'in_degrees', 'scores', 'histories', 'remarks',
+           'trained']
 
 # %% ../../nbs/papers/boards.ipynb #7f3159f7
 import gzip, json, math, numpy as np, pandas as pd, shutil, sys, torch, warnings
@@ -16,7 +17,7 @@ from ..data.scenes import open_scene, scene_sensor
 from ..data.synthetic import made_up
 from ..metrics.reference import ag, scc_laplacian
 from ..models.networks import WithText, as_method
-from .effects import fell
+from .effects import above, fell, late
 from ..recipes import recipe
 from ..weights import load
 from ..writing import owned, write
@@ -315,3 +316,15 @@ def remarks(way:str='built', at=None)->dict: # network -> sentence
         out[n] += [f'{again} of {len(cs)} trainings failed and {"was" if again==1 else "were"} repeated at half the rate']*bool(again)
         out[n] += [told]*bool(w['text'])
     return {n: '; '.join(s) for n,s in out.items() if s}
+
+# %% ../../nbs/papers/boards.ipynb #2fb81acb
+def trained(way:str='built', at=None)->pd.DataFrame: # network x what
+    "The trainings of the boards: how much, how long, and how far above the floor."
+    rows,curves = {},histories(way, at)
+    for n,cs in _trainings(way, at).items():
+        w = cs[0]['words']
+        gap = {(m, b): above(scores(p, 'toolbox', w['wald'], way, at), n, b, m) for m,p in dict(PSNR='reduced', D_s='full').items() for b in ('EXP', 'GSA')}
+        rows[n] = {'trainings': len(cs), 'steps': w['steps'], 'patches': f'{w["batch"]} of {w["patch"]}', 'minutes': sum(c['minutes'] for c in cs), 'last third, dB': late(curves[n])}
+        rows[n] |= {f'{m} better than {b}': g.mean() for (m,b),g in gap.items()}
+        rows[n] |= {'below EXP in PSNR': f'{(gap["PSNR", "EXP"]<0).sum()} of {len(cs)}', 'learns from': 'PAN and MS' if w['protocol']=='full' else 'a truth'}
+    return pd.DataFrame.from_dict(rows, orient='index').rename_axis('network')

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['at_home', 'homes', 'lower', 'least', 'no_floor', 'table', 'differences', 'spread', 'image_of', 'interval', 'effect',
-           'level', 'word', 'holm', 'floors', 'floor_fault', 'late', 'fell', 'settled', 'rising', 'fallen', 'fault']
+           'level', 'word', 'holm', 'floors', 'above', 'floor_fault', 'late', 'fell', 'settled', 'rising', 'fallen',
+           'fault']
 
 # %% ../../nbs/papers/effects.ipynb #dd5edf8d
 import numpy as np, pandas as pd
@@ -128,6 +129,13 @@ def floors(scores:pd.DataFrame, metric:str)->tuple: # of metrics, for GSA and fo
     ground = next(k for k in (*_shown_by.get(known, ()), known) if k in have)
     return tuple(next(n for n in (k+at_home, k) if n in have) for k in (known, ground))
 
+def above(scores:pd.DataFrame, m:str, base:str, metric:str)->pd.Series: # tidy scores, two methods; training -> number
+    "How much better each training of `m` is than `base`, on the scenes that both have."
+    d = scores[scores.metric==metric]
+    d = d.assign(gap=(d.value-d.scene.map(d[d.method==base].groupby('scene').value.mean()))*(-1 if metric in lower else 1))
+    return d[d.method==m].dropna(subset='gap').groupby('seed').gap.mean()
+
+# %% ../../nbs/papers/effects.ipynb #7670dc98
 def floor_fault(
     scores:pd.DataFrame, # tidy, with EXP and GSA
     a, over, metric:str, # one name, or several; names; a metric
@@ -138,18 +146,13 @@ def floor_fault(
     if not trained & {*a, *over}: return ''
     if not (stands := floors(scores, metric)): return no_floor
     known,ground = stands
-    def under(m, base, k): # how far each training is below it, on the scenes that both have
-        d = scores[scores.metric==k]
-        floor = d[d.method==base].groupby('scene').value.mean()
-        d = d.assign(gap=(d.scene.map(floor)-d.value)*(-1 if k in lower else 1))
-        return d[d.method==m].dropna(subset='gap').groupby('seed').gap.mean()
     def told(m):
-        gaps = under(m, 'EXP', ground)
-        if gaps.mean()>0: return f'{m} is below EXP{where}'
-        bad = int((gaps>0).sum())
+        gaps = above(scores, m, 'EXP', ground)
+        if gaps.mean()<0: return f'{m} is below EXP{where}'
+        bad = int((gaps<0).sum())
         return f'{m} is below EXP in {bad} of {len(gaps)} trainings by {ground}' if bad>len(gaps)/5 else ''
     away,where = ('' if k==metric else f' in {k}' for k in (known, ground))
-    low = [f'{m} is below GSA{away}' for m in a if m in trained and under(m, 'GSA', known).mean()>0]
+    low = [f'{m} is below GSA{away}' for m in a if m in trained and above(scores, m, 'GSA', known).mean()<0]
     return ', '.join([*low, *filter(None, (told(m) for m in (*a, *over) if m in trained and m not in flat))])
 
 # %% ../../nbs/papers/effects.ipynb #5523e378
