@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ways', 'stand_ins', 'told', 'folds', 'deal', 'four', 'shifted', 'registered', 'precision', 'fold_scores', 'keeper',
            'made', 'judged_made', 'work', 'collect', 'classical', 'in_degrees', 'scores', 'histories', 'remarks',
-           'trained']
+           'effort']
 
 # %% ../../nbs/papers/boards.ipynb #7f3159f7
 import gzip, json, math, numpy as np, pandas as pd, shutil, sys, torch, warnings
@@ -318,7 +318,7 @@ def remarks(way:str='built', at=None)->dict: # network -> sentence
     return {n: '; '.join(s) for n,s in out.items() if s}
 
 # %% ../../nbs/papers/boards.ipynb #2fb81acb
-def trained(way:str='built', at=None)->pd.DataFrame: # network x what
+def effort(way:str='built', at=None)->pd.DataFrame: # network x what
     "The trainings of the boards: how much, how long, and how far above the floor."
     rows,curves = {},histories(way, at)
     for n,cs in _trainings(way, at).items():
