@@ -62,7 +62,7 @@ studies = dict(
     premix_table4=Study('PreMix-B', _parts, 'EWFM, PF', _px|dict(knobs=dict(dim=16, layers=4)), one='GF2'),
     premix_table5=Study('PreMix-H', {k: dict(branches=v) for k,v in _ways.items()}, 'HP, HE', _h, one='GF2'),
     premix_table6=Study('PreMix-H', {'1x': dict(scales=(1,)), '1x,2x': dict(scales=(2, 1)), '1x,2x,4x': dict(scales=(4, 2, 1))}, '1x,2x,4x', _h, one='GF2'),
-    premix_fig17=Study('PreMix-B', _cuts, 'trained', _b, one='GF2'),
+    premix_fig17=Study('PreMix-B', _cuts, 'trained', _b, one='GF2', looks=2),
     premix_fig18=Study('PreMix-B', _acts, 'tanh_relu, trained', _b, one='GF2'),
     premix_fig20=Study('PreMix-B', {f'L={n}': dict(layers=n) for n in (2, 3, 4, 5)}, 'L=2', _b, one='GF2'),
     premix_fig21=Study('PreMix-B', {f'K={k}': dict(pf_kernel=k) for k in (1, 3, 5, 7, 9)}, 'K=3', _b, one='GF2', looks=2))
@@ -92,10 +92,10 @@ _unroll = _small|_quick|dict(batch=4, steps=400, bands=(4,), knobs=dict(d=4, blo
 _lands = {'all satellites': dict(on=()), 'GF2 alone': {}, 'all but GF2': dict(on=('IKONOS', 'PLEIADES', 'QB', 'SPOT6', 'WV2'))}
 _guides = {f'{n}: prompt guidance {k}': dict(spim=k.replace('-', '_')) for n,k in (('I', 'channel'), ('II', 'spatial'), ('III', 'spatial-channel'), ('IV', 'cross-attention'))}
 studies |= dict(
-    sidp_table5=Study('SIDP', _grid, 'C=16 N=4', _blind, 'full', tuple(f'C={C} N={N}' for C,N in ((8, 4), (16, 4), (32, 2), (32, 4), (32, 6))), seeds=3),
+    sidp_table5=Study('SIDP', _grid, 'C=64 N=4', _blind, 'full', tuple(f'C={C} N={N}' for C,N in ((8, 4), (16, 4), (32, 2), (32, 4), (32, 6), (64, 2), (64, 4), (64, 6), (128, 4))), seeds=3, looks=2),
     sidp_table6=Study('SIDP', _shares, 'alpha=0.5 beta=0.5', _blind, 'full', tuple(k for i,k in enumerate(_shares) if i%2==0)),
     sidp_table7=Study('SIDP', _without, 'full', _blind, 'full', kept=(0, 1, 2), looks=2),
-    sidp_fig9=Study('SIDP', {'SIDP': {}} | {m: dict(model=m, recipe=_seen) for m in ('DRPNN', 'DiCNN1', 'LAGConv', 'TFNet', 'LDPNet')} | {'MSDDN': dict(model='MSDDN', recipe=_seen | _slow)}, 'SIDP', _blind, 'full', on=('WV2',), judged=('GF2', 'PLEIADES'), seeds=3),
+    sidp_fig9=Study('SIDP', {'SIDP': {}} | {m: dict(model=m, recipe=_seen) for m in ('DRPNN', 'DiCNN1', 'LAGConv', 'TFNet', 'LDPNet')} | {'MSDDN': dict(model='MSDDN', recipe=_seen | _slow)}, 'SIDP', _blind, 'full', on=('WV2',), judged=('GF2', 'PLEIADES'), looks=2),
     sumdun_table4=Study('SUM-DUN', _dims, 'III: degradation operator 3D, proximal network 3D, multi-scale on', _unroll|dict(knobs=dict(d=4, blocks=(1,)*5, spim='none')), one='GF2'),
     sumdun_table5=Study('SUM-DUN', _guides, 'III: prompt guidance spatial-channel', _unroll|dict(text='real'), one='GF2'),
     sumdun_prompts=Study('SUM-DUN', {k: dict(recipe=dict(text=k)) for k in ('real', 'shuffled', 'constant', 'zero')}, 'real', _unroll, one='GF2'),
@@ -287,12 +287,12 @@ def _marks(pairs, home=()): # EXP and GSA on the same scenes
 # %% ../../nbs/papers/ablations.ipynb #35698f18
 def found(
     study:str, profile:str='quick', # as in `run`
-    scenes:str='auto', seeds:str='0,1,2', # as in `run`; separated by commas
+    scenes:str='auto', seeds:str='auto', # as in `run`; numbers separated by commas, or the study's own
     steps:int=0, device='cpu', # as in `run`
     take:str='new' # `new`; `committed`: what the reports hold; `more`: that and the seeds it lacks
 )->tuple:                        # scores, what was run, notes, more for `reporting.provenance`
     "What a report of a study shows; `ValueError` where nothing is committed, or nothing that more of the same can be added to."
-    asked = [int(i) for i in seeds.split(',')]
+    asked = None if seeds=='auto' else [int(i) for i in seeds.split(',')]
     if take=='new':
         d = run(study, profile, scenes, asked, steps, device)
         return d, said(study, d, profile, steps), {}, {}
@@ -302,7 +302,7 @@ def found(
     if take=='more':
         if today!=was.said: raise ValueError(f'{study}: the report holds "{was.said}", and today it would be "{today}"; take new')
         had = [int(i) for i in d[d.weights!='-'].seed.unique()]
-        more = run(study, profile, scenes, [i for i in asked if i not in had], steps, device)
+        more = run(study, profile, scenes, [i for i in asked or range(studies[study].seeds) if i not in had], steps, device)
         d = pd.concat([d, more[(more.weights!='-') & more.scene.isin(d.scene)]]) # scenes that it was not judged on would be of fewer trainings
         return d, said(study, d, profile, steps), {'Trained before': [*was.notes.get('Trained before', []), f'seeds {", ".join(map(str, had))}, at commit {was.origin["commit"]}']}, {}
     other = {k: v for k,v in was.notes.items() if k=='Trained before'}
