@@ -2370,6 +2370,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'pansharp_nb/papers/claims.py'),
                                            'pansharp_nb.papers.claims.conclusion': ( 'papers/claims.html#conclusion',
                                                                                      'pansharp_nb/papers/claims.py'),
+                                           'pansharp_nb.papers.claims.discernible': ( 'papers/claims.html#discernible',
+                                                                                      'pansharp_nb/papers/claims.py'),
                                            'pansharp_nb.papers.claims.evidence': ( 'papers/claims.html#evidence',
                                                                                    'pansharp_nb/papers/claims.py'),
                                            'pansharp_nb.papers.claims.front': ('papers/claims.html#front', 'pansharp_nb/papers/claims.py'),

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['words', 'order', 'kinds', 'claims', 'compared', 'metric_word', 'whole_word', 'progress', 'verdict_of', 'scorecard',
-           'tally', 'evidence', 'metric_by_metric', 'conclusion', 'front', 'to_readme']
+           'tally', 'evidence', 'discernible', 'metric_by_metric', 'conclusion', 'front', 'to_readme']
 
 # %% ../../nbs/papers/claims.ipynb #5065f983
 import json, pandas as pd, re, yaml
@@ -211,7 +211,7 @@ def _kind(test): return 'size' if {'count', 'timed'} & set(test) else 'paper' if
 def verdict_of(
     claim:dict,           # of `claims`
     studies:str='quick'   # profile of the ablations
-)->dict: # `id, paper, says, where, holds, kind, verdict, metrics, tested, effect, low, high, scenes, trainings, against, note`
+)->dict: # `id, paper, says, where, holds, kind, verdict, metrics, tested, effect, low, high, scenes, trainings, against, metric, note`
     "What our numbers say to a claim; effect and interval are those of the comparison that decides."
     test,out = claim['test'],{k: claim[k] for k in ('id', 'paper', 'says', 'where', 'holds')} | dict(kind=_kind(claim['test']))
     if why := test.get('needs', test.get(studies)): return out | dict(verdict='not testable here', note=why)
@@ -222,13 +222,13 @@ def verdict_of(
     if e is None: return out | dict(verdict='not testable here', note=note)
     each = '; '.join(f'{m}: {w}' for m,w in words.items()) if len(set(words.values()))>1 else ''
     out |= dict(verdict=whole_word(words.values()), metrics=each, tested=len(words), scenes=e.n, note=note)
-    out['against'] = ', '.join(filter(None, (e.over, e.metric, e.sensor)))
+    out |= dict(against=', '.join(filter(None, (e.over, e.metric, e.sensor))), metric=e.metric)
     return out | {k: e[k] for k in ('effect', 'low', 'high', 'trainings')}
 
 # %% ../../nbs/papers/claims.ipynb #53de929d
 def scorecard(studies:str='quick')->pd.DataFrame: # as in `verdict_of`
     "All claims, judged."
-    columns = 'id paper says where holds kind verdict metrics tested effect low high scenes trainings against note'.split()
+    columns = 'id paper says where holds kind verdict metrics tested effect low high scenes trainings against metric note'.split()
     return pd.DataFrame([verdict_of(c, studies) for c in claims()], columns=columns)
 
 def tally(card:pd.DataFrame, kind:str=None)->pd.DataFrame: # of `scorecard`; of `kinds`
@@ -257,6 +257,13 @@ def evidence(
     names = test.get('study'),test.get('timed'),table,f'{slug}_fig{figure[1]}' if figure else ''
     name = next((n for n in names if n and _report(n)), None)
     return f'nbs/{_report(name)}/{name}.ipynb' if name else f'nbs/papers/{slug}.ipynb'
+
+# %% ../../nbs/papers/claims.ipynb #1e106574
+def discernible(card:pd.DataFrame)->pd.DataFrame: # of `scorecard`; metric x what
+    "How large a difference would have to be to be seen: half the interval of the comparisons that decide, beside the smallest effect of interest."
+    g = card.dropna(subset='low').assign(half=lambda d: (d.high-d.low)/2).groupby('metric').half
+    t = g.agg(['size', 'median']).set_axis(['claims', 'median half interval'], axis=1)
+    return t.assign(least=[effects.least[m] for m in t.index]).rename(columns=dict(least='smallest effect of interest'))
 
 # %% ../../nbs/papers/claims.ipynb #4cc64dde
 def metric_by_metric(card:pd.DataFrame)->pd.Series: # of `scorecard`; word -> how many
