@@ -2360,6 +2360,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                    'pansharp_nb/papers/claims.py'),
                                            'pansharp_nb.papers.claims._shown_word': ( 'papers/claims.html#_shown_word',
                                                                                       'pansharp_nb/papers/claims.py'),
+                                           'pansharp_nb.papers.claims._side': ('papers/claims.html#_side', 'pansharp_nb/papers/claims.py'),
                                            'pansharp_nb.papers.claims._tested': ( 'papers/claims.html#_tested',
                                                                                   'pansharp_nb/papers/claims.py'),
                                            'pansharp_nb.papers.claims._timed_word': ( 'papers/claims.html#_timed_word',

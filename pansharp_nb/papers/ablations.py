@@ -380,11 +380,10 @@ def conclusion(
     if not (stands := floors(scores, metric)): return f'Interpolation was not run beside it, so no claim rests on this. {out}'
     ground = stands[1]
     means = scores[scores.metric==ground].groupby('method').value.mean()
-    below = [m for m in per.index if (means[m]-means['EXP'])*(-1 if ground in lower else 1)<0]
+    gaps = {m: above(scores, m, 'EXP', ground) for m in per.index}
+    below = [m for m,g in gaps.items() if g.mean()<0] # all trainings meet all scenes
     low = f'{plural(len(below), "variant")} of {len(per)} worse' if below else 'all variants are better'
-    each = scores[(scores.metric==ground) & scores.method.isin(per.index)].groupby(['method', 'seed'], sort=False).value.mean()
-    bad = ((each-means['EXP'])*(-1 if ground in lower else 1)<0).groupby('method', sort=False).agg(['sum', 'size'])[lambda t: (t['sum']>0) & ~t.index.isin(below)]
-    some = ', '.join(f'"{m}" ({n-k} of {n})' for m,k,n in bad.itertuples())
+    some = ', '.join(f'"{m}" ({(g>=0).sum()} of {len(g)})' for m,g in gaps.items() if m not in below and (g<0).any())
     low += f'; better in some trainings only: {some}' if some else ''
     if len(below)==len(per): return f'No variant has passed interpolation ({ground} {number(means["EXP"])}): not trained far enough to be compared. {out}'
     out += f' Interpolation has {"" if ground==metric else f"a {ground} of "}{number(means["EXP"])}, {low}.'
@@ -449,13 +448,13 @@ def size_and_floor(study:str, profile:str='quick')->dict: # as in `run`; empty w
     "One line on a study."
     s = studies[study]
     f = next((f for k in ('tables', 'figures') if (f := settings.reports_dir(k, profile)/f'{study}.csv').exists()), None)
-    if not f: return {}
-    d = pd.read_csv(f)
-    m = floors(d, 'PSNR' if s.protocol=='reduced' else 'QNR')[1]
+    d = pd.read_csv(f) if f else pd.DataFrame(columns=['method', 'metric'])
+    if not (stands := floors(d, 'PSNR' if s.protocol=='reduced' else 'QNR')): return {}
+    m = stands[1]
     mine = d[(d.metric==m) & ~d.method.isin(['EXP', 'GSA'])]
     gaps = {n: above(d, n, 'EXP', m) for n in mine.method.unique()}
     out = dict(study=study, variants=len(gaps), trainings=mine.seed.nunique(), scenes=mine.scene.nunique(), metric=m)
-    out |= {f'better than {b}': above(d, s.ref, b, m).mean() for b in ('EXP', 'GSA')}
+    out |= {f'better than {b}': above(d, s.ref, b, m, 'scene').mean() for b in ('EXP', 'GSA')}
     low = {n: f'{(g<0).sum()} of {len(g)}' for n,g in gaps.items() if (g<0).any()}
     return out | {'trainings below EXP': ', '.join(f'{n}: {k}' for n,k in low.items()) or 'none'}
 

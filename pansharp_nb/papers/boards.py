@@ -17,7 +17,7 @@ from ..data.scenes import open_scene, scene_sensor
 from ..data.synthetic import made_up
 from ..metrics.reference import ag, scc_laplacian
 from ..models.networks import WithText, as_method
-from .effects import above, fell, late
+from .effects import above, fell, floor_fault, late
 from ..recipes import recipe
 from ..weights import load
 from ..writing import owned, write
@@ -320,11 +320,14 @@ def remarks(way:str='built', at=None)->dict: # network -> sentence
 # %% ../../nbs/papers/boards.ipynb #2fb81acb
 def effort(way:str='built', at=None)->pd.DataFrame: # network x what
     "The trainings of the boards: how much, how long, and how far above the floor."
-    rows,curves = {},histories(way, at)
+    rows,curves = [],histories(way, at)
+    full,reduced = scores('full', way=way, at=at),{w: scores('reduced', 'toolbox', w, way, at) for w in ('toolbox', 'premix')}
     for n,cs in _trainings(way, at).items():
         w = cs[0]['words']
-        gap = {(m, b): above(scores(p, 'toolbox', w['wald'], way, at), n, b, m) for m,p in dict(PSNR='reduced', D_s='full').items() for b in ('EXP', 'GSA')}
-        rows[n] = {'trainings': len(cs), 'steps': w['steps'], 'patches': f'{w["batch"]} of {w["patch"]}', 'minutes': sum(c['minutes'] for c in cs), 'last third, dB': late(curves[n])}
-        rows[n] |= {f'{m} better than {b}': g.mean() for (m,b),g in gap.items()}
-        rows[n] |= {'below EXP in PSNR': f'{(gap["PSNR", "EXP"]<0).sum()} of {len(cs)}', 'learns from': 'PAN and MS' if w['protocol']=='full' else 'a truth'}
-    return pd.DataFrame.from_dict(rows, orient='index').rename_axis('network')
+        of = dict(PSNR=reduced[w['wald']], D_s=full)
+        gap = {f'{m} better than {b}': above(d, n, b, m, 'scene').mean() for m,d in of.items() for b in ('EXP', 'GSA')}
+        bad = above(of['PSNR'], n, 'EXP', 'PSNR')<0
+        rows.append({'network': n, 'learns from': 'PAN and MS' if w['protocol']=='full' else 'a truth', 'trainings': len(cs), 'steps': w['steps'], 'patches': f'{w["batch"]} of {w["patch"]}',
+            'minutes in all': sum(c['minutes'] for c in cs), 'last third, dB': late(curves[n])} | gap | {'below EXP in PSNR': f'{bad.sum()} of {len(bad)}'}
+            | {'floor': 'below' if floor_fault(of['PSNR'], [], [n], 'PSNR') else 'passed'})
+    return pd.DataFrame(rows, columns=[*rows[0]] if rows else ['network', 'trainings', 'minutes in all', 'learns from', 'floor']).set_index('network')

@@ -63,6 +63,9 @@ def _said(r, within=None): # a comparison; of likeness `better` says that it hol
     if within is None: return effects.word(r, effects.least[r['metric']], r['p'])
     return 'better' if max(-r['low'], r['high'])<within else 'worse' if max(r['low'], -r['high'])>within else 'not told apart'
 
+def _side(r): return 'worse' if r['high']<0 else 'better' if r['low']>0 else '' # who lost, if likeness was claimed
+
+# %% ../../nbs/papers/claims.ipynb #cf091050
 def metric_word(
     d:pd.DataFrame,   # of `compared`, one metric; `fault`: why a comparison does not count
     within:float=None # a claim of likeness, to that difference
@@ -96,9 +99,10 @@ def progress(
     scores:pd.DataFrame, study:str=None # tidy, of the boards, or of this study
 )->dict:                                # method -> its curve
     "Of those that learned from a truth; what the others look for PSNR does not show."
-    curves = ablations.history(scores) if study else boards.histories() if 'built' in {*scores.get('profile', ())} else {}
-    recipes = ablations.recipes_of(study, 'paper') if study else {n: recipe(n, 'board') for n in curves}
-    return {n: c for n,c in curves.items() if recipes[n].protocol!='full'}
+    profiles = {*scores.get('profile', ())}
+    curves = ablations.history(scores) if study else boards.histories() if 'built' in profiles else {}
+    recipes = ablations.recipes_of(study, profiles.pop()) if study else {n: recipe(n, 'board') for n in curves}
+    return {n: c for n,c in curves.items() if n not in recipes or recipes[n].protocol!='full'}
 
 # %% ../../nbs/papers/claims.ipynb #7701398d
 @cache
@@ -177,18 +181,20 @@ def _notes(test, lost, gone, faults, looks, about): # who decides last
     return '; '.join([*said, *_shortly(faults, (*_own(test), *test['over']))])
 
 # %% ../../nbs/papers/claims.ipynb #1b2665f7
-_reasons = 'fell back while it was trained', 'is below GSA', 'is below EXP', 'lost while still learning'
+_reasons = {'fell back while it was trained': '', 'is below GSA': '', 'is below EXP': '(?! in some)', 'is below EXP in some trainings': '', 'lost while still learning': ''}
 
 def _shortly(faults, names, most=3): # of all pairs; more than a few are told by their reason, without the metric
     each = list(dict.fromkeys(filter(None, faults)))
     if len(each)<=most: return each
-    found = {why: [n for n in dict.fromkeys(names) if any(re.search(f'(^|, ){re.escape(n)} {why}', f) for f in each)] for why in _reasons}
-    return [f'{", ".join(ns)} {why if len(ns)==1 else why.replace("is", "are")}' for why,ns in found.items() if ns]
+    def told(n, why, more): return any(re.search(f'(^|, ){re.escape(n)} {why}{more}', re.sub(r'in \d+ of \d+ trainings', 'in some trainings', f)) for f in each)
+    found = {why: [n for n in dict.fromkeys(names) if told(n, why, more)] for why,more in _reasons.items()}
+    rest = [f for f in each if f==effects.no_floor]
+    return [*(f'{", ".join(ns)} {why if len(ns)==1 else why.replace("is", "are").replace("it was", "they were")}' for why,ns in found.items() if ns), *rest]
 
 # %% ../../nbs/papers/claims.ipynb #f7453cc3
 def _faults(d, scores, within, study): # of `compared`; of the sensor, where it has one
     curves,parts = progress(scores, study),{s: scores[scores.sensor==s] if s else scores for s in d.sensor.unique()}
-    return [effects.fault(parts[r['sensor']], r['a'], r['over'], r['metric'], _said(r) if within is None else '', curves) for r in d.to_dict('records')]
+    return [effects.fault(parts[r['sensor']], r['a'], r['over'], r['metric'], _side(r) if within is not None else _said(r), curves) for r in d.to_dict('records')]
 
 # %% ../../nbs/papers/claims.ipynb #735abfbd
 def _tested(test, studies): # words a metric, the deciding comparison, a note
@@ -260,10 +266,15 @@ def evidence(
 
 # %% ../../nbs/papers/claims.ipynb #1e106574
 def discernible(card:pd.DataFrame)->pd.DataFrame: # of `scorecard`; metric x what
-    "How large a difference would have to be to be seen: half the interval of the comparisons that decide, beside the smallest effect of interest."
-    g = card.dropna(subset='low').assign(half=lambda d: (d.high-d.low)/2).groupby('metric').half
-    t = g.agg(['size', 'median']).set_axis(['claims', 'median half interval'], axis=1)
-    return t.assign(least=[effects.least[m] for m in t.index]).rename(columns=dict(least='smallest effect of interest'))
+    "How large a difference would have to be to be seen: half the interval of the comparisons that decide, their median, beside the smallest effect of interest."
+    tests = {c['id']: c['test'] for c in claims()}
+    def source(r):
+        t = tests[r.id]
+        return 'studies' if 'study' in t else 'made-up scenes' if t['board'].startswith('truth') else 'boards' if r.trainings>1 else 'boards, classical'
+    d = card.dropna(subset='low')
+    half = ((d.high-d.low)/2).groupby([d.metric, d.apply(source, axis=1)])
+    t = half.median().unstack()
+    return t.assign(**{'smallest effect of interest': [effects.least[m] for m in t.index]})
 
 # %% ../../nbs/papers/claims.ipynb #4cc64dde
 def metric_by_metric(card:pd.DataFrame)->pd.Series: # of `scorecard`; word -> how many

@@ -7,7 +7,7 @@ __all__ = ['slow', 'partners', 'ours', 'of_all_scenes', 'set_apart', 'as_built',
            'scenes_of', 'pictures', 'of_figure', 'image_by_image', 'best_images', 'slopes']
 
 # %% ../../nbs/papers/comparison.ipynb #40e17c6e
-import matplotlib.pyplot as plt, pandas as pd, torch, warnings
+import matplotlib.pyplot as plt, pandas as pd, re, torch, warnings
 from dataclasses import dataclass
 from pathlib import Path
 from .. import reporting, scoring, settings
@@ -112,10 +112,10 @@ def _below(b, d): # which networks are below a floor, in which metrics of a boar
     found,lines = {},{}
     for k in [k for k in b if k in set(d.metric)]:
         for fault in effects.floor_fault(d, list(b.index), [], k).split(', '):
-            who,_,what = fault.partition(' is below ')
-            base,_,where = what.partition(' in ')
-            if what: found.setdefault((who, base), {})[where or k] = True
-    for (who,base),ks in found.items(): lines.setdefault(f'below {base} in {", ".join(ks)}', []).append(who)
+            if not (m := re.fullmatch(r'(.+) is below (\w+)(?: in (\d+ of \d+ trainings) by)?(?: in)?(?: (.+))?', fault)): continue
+            who,base,share,where = m.groups()
+            found.setdefault((who, base, share), {})[where or k] = True
+    for (who,base,share),ks in found.items(): lines.setdefault(f'below {base} in {f"{share} by " if share else ""}{", ".join(ks)}', []).append(who)
     return [f'{", ".join(who)} {"is" if len(who)==1 else "are"} {what}' for what,who in lines.items()]
 
 def _floor_notes(parts, where): # of a `Comparison`

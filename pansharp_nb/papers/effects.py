@@ -129,11 +129,14 @@ def floors(scores:pd.DataFrame, metric:str)->tuple: # of metrics, for GSA and fo
     ground = next(k for k in (*_shown_by.get(known, ()), known) if k in have)
     return tuple(next(n for n in (k+at_home, k) if n in have) for k in (known, ground))
 
-def above(scores:pd.DataFrame, m:str, base:str, metric:str)->pd.Series: # tidy scores, two methods; training -> number
-    "How much better each training of `m` is than `base`, on the scenes that both have."
+def above(
+    scores:pd.DataFrame, m:str, base:str, metric:str, # tidy, two methods
+    by:str='seed'                                     # each training, or each `scene`
+)->pd.Series:                                         # above 0 where `m` is better
+    "How much better `m` is than `base`, on the scenes that both have."
     d = scores[scores.metric==metric]
     d = d.assign(gap=(d.value-d.scene.map(d[d.method==base].groupby('scene').value.mean()))*(-1 if metric in lower else 1))
-    return d[d.method==m].dropna(subset='gap').groupby('seed').gap.mean()
+    return d[d.method==m].dropna(subset='gap').groupby(by).gap.mean()
 
 # %% ../../nbs/papers/effects.ipynb #7670dc98
 def floor_fault(
@@ -147,12 +150,11 @@ def floor_fault(
     if not (stands := floors(scores, metric)): return no_floor
     known,ground = stands
     def told(m):
-        gaps = above(scores, m, 'EXP', ground)
-        if gaps.mean()<0: return f'{m} is below EXP{where}'
-        bad = int((gaps<0).sum())
-        return f'{m} is below EXP in {bad} of {len(gaps)} trainings by {ground}' if bad>len(gaps)/5 else ''
+        if above(scores, m, 'EXP', ground, 'scene').mean()<0: return f'{m} is below EXP{where}'
+        bad = (above(scores, m, 'EXP', ground)<0)
+        return f'{m} is below EXP in {bad.sum()} of {len(bad)} trainings by {ground}' if bad.sum()>max(1, len(bad)/5) else ''
     away,where = ('' if k==metric else f' in {k}' for k in (known, ground))
-    low = [f'{m} is below GSA{away}' for m in a if m in trained and above(scores, m, 'GSA', known).mean()<0]
+    low = [f'{m} is below GSA{away}' for m in a if m in trained and above(scores, m, 'GSA', known, 'scene').mean()<0]
     return ', '.join([*low, *filter(None, (told(m) for m in (*a, *over) if m in trained and m not in flat))])
 
 # %% ../../nbs/papers/effects.ipynb #5523e378
@@ -189,7 +191,7 @@ def fault(
     said:str, curves:dict      # of `word`; method -> curve
 )->str:                        # empty if it counts
     "Why a comparison does not count."
-    if gone := [m for m in (a, b) if m in fallen(curves)]: return f'{", ".join(gone)} fell back while it was trained'
+    if gone := [m for m in (a, b) if m in fallen(curves)]: return ', '.join(f'{m} fell back while it was trained' for m in gone)
     if low := floor_fault(scores, a, [b], metric, settled(curves)): return low
     lost = dict(worse=a, better=b).get(said)
     return f'{lost} lost while still learning ({late(curves[lost]):.2f} dB in the last third)' if lost in rising(curves) else ''

@@ -37,8 +37,9 @@ def scores_of(
     return _csv(f).copy()
 
 # %% ../../nbs/papers/joined.ipynb #698d561d
-def _verdicts(paper, scores, ref, metric, looks=1): # Series of the paper's values; tidy scores; whose rivals; as in `claims.compared` -> Series of words
-    sign,curves = -1 if metric in effects.lower else 1,claims.progress(scores)
+def _verdicts(paper, scores, ref, metric, study=None): # Series of the paper's values; tidy scores; whose rivals; a metric; whose scores -> Series of words
+    sign,curves = -1 if metric in effects.lower else 1,claims.progress(scores, study)
+    looks = ablations.looks(study, scores) if study else 1
     t,found,pair = effects.table(scores[scores.metric==metric]) if len(scores) else pd.DataFrame(),{},{} # whom the paper has first
     for m in paper.index.drop(ref, errors='ignore'):
         if not {(metric, m), (metric, ref)}<=set(t): continue
@@ -57,12 +58,12 @@ def _verdicts(paper, scores, ref, metric, looks=1): # Series of the paper's valu
     return pd.Series({m: word(m) for m in paper.index})
 
 # %% ../../nbs/papers/joined.ipynb #a5c165e8
-def _frame(paper, scores, ref, metric, looks=1): # Series; tidy; name; metric -> frame
+def _frame(paper, scores, ref, metric, study=None): # as in `_verdicts` -> frame
     mine = scores[(scores.metric==metric) & scores.method.isin(paper.index)]
     ours = mine.groupby(['method', 'scene']).value.mean().groupby('method').mean().reindex(paper.index)
     both,up = ours.notna() & paper.notna(),metric in effects.lower
     def rank(v): return v.where(both).rank(ascending=up, method='min').astype('Int64')
-    verdict = _verdicts(paper, scores, ref, metric, looks)
+    verdict = _verdicts(paper, scores, ref, metric, study)
     return pd.DataFrame({f'{metric}, paper': paper, f'{metric}, ours': ours, 'rank, paper': rank(paper), 'rank, ours': rank(ours), 'verdict': verdict})
 
 def joined(
@@ -119,7 +120,7 @@ def studied(
     "An ablation of a paper beside our trainings of it."
     scores,s,paper = scores_of(study),ablations.studies[study],_printed(study, metric)
     rows = list(dict.fromkeys([*(v for v in s.variants if v in set(scores.method)), *paper.index]))
-    t = _frame(paper.reindex(rows), scores, s.ref, metric, ablations.looks(study, scores))
+    t = _frame(paper.reindex(rows), scores, s.ref, metric, study)
     n = scores[scores.method==s.ref].seed.nunique()
     return SideBySide({f'{n} trainings of each variant; judged on {scores.scene[scores.metric==metric].nunique()} scenes': t.dropna(axis=1, how='all')})
 
