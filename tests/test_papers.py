@@ -136,6 +136,16 @@ def test_a_real_difference_is_found():
     word = {o: claims.metric_word(claims.compared(d, 'a', [o], ['PSNR'])[0]) for o in 'bc'}
     assert word==dict(b='confirmed', c='contradicted here')
 
+@pytest.mark.parametrize('over, verdict', [('bc', 'contradicted here'), ('c', 'not trained far enough'), ('d', 'confirmed')])
+def test_one_rival_that_has_learned_refutes(monkeypatch, over, verdict):
+    "A rival below interpolation decides nothing, and does not keep another from deciding; the note names who decides."
+    levels = dict(a=33, b=36, c=29, d=32, GSA=31, EXP=30)
+    d = pd.concat([scores(**{m: [v+i for i in range(6)]}).assign(weights='-' if m.isupper() else 'w') for m,v in levels.items()])
+    monkeypatch.setattr(claims, '_scores', lambda *_: d)
+    words,e,note = claims._tested(dict(board='reduced', a='a', over=[*over], metrics=['PSNR']), 'quick')
+    assert words==dict(PSNR=verdict) and e.over==over[0]
+    assert note==('c is below EXP' if over=='c' else '')
+
 def test_study_is_trained_once(tmp_path):
     "The second call reads; a third without one result trains that one again, to the same bytes."
     kw = dict(profile='smoke', keep=tmp_path)
