@@ -6,7 +6,7 @@
 __all__ = ['higher', 'digits', 'ruled', 'leaderboard', 'plain', 'literal', 'to_md', 'to_tex', 'to_html', 'boards', 'leaders',
            'broken', 'stretch', 'rgb', 'strip', 'rgb_bands', 'side_by_side', 'Swipe', 'swipe', 'best_of_families',
            'is_free', 'seen', 'diagram', 'provenance', 'lead', 'banner', 'unlike', 'plural', 'missing', 'left_out',
-           'jpeg', 'Pictures', 'chip', 'link', 'number', 'save', 'Committed']
+           'jpeg', 'Pictures', 'chip', 'link', 'number', 'save', 'report_file', 'Committed']
 
 # %% ../nbs/reporting.ipynb #2348c85d
 import base64, hashlib, html, io, json, re, sys, time, warnings
@@ -777,14 +777,21 @@ def save(
     return folder/f'{name}.html'
 
 # %% ../nbs/reporting.ipynb #fd188ad4
+def report_file(
+    name:str,       # of one of its files, `premix_table1.csv`
+    profile:str=''  # of `settings.profile`; a smoke run has a folder of its own
+):                  # its path; `None` where it has not been made
+    "Where a report lies, a table or a figure."
+    return next((f for k in ('tables', 'figures') if (f := settings.reports_dir(k, profile)/name).exists()), None)
+
+# %% ../nbs/reporting.ipynb #b5f73604
 class Committed:
     "What an earlier run of a report left; `ValueError` where there is none."
     def __init__(self,
         name:str,       # of a report
         profile:str='', # of `settings.profile`; a smoke run has a folder of its own
     ):
-        found = [settings.reports_dir(k, profile)/f'{name}.json' for k in ('tables', 'figures')]
-        file = next((f for f in found if f.exists()), None)
+        file = report_file(f'{name}.json', profile)
         if file is None: raise ValueError(f'{name} has not been made here: run it without `scores committed`')
         about,self.at,self.name = json.loads(file.read_text('utf-8')),file.parent,name
         self.said,self.notes,self.banner = about['said'],about['notes'],about['banner']

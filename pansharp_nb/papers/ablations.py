@@ -23,7 +23,7 @@ from .boards import folds, four, precision, registered, told
 from .comparison import scenes_of
 from .effects import above, at_home, effect, floors, homes, least, lower
 from .reported import metrics, reported
-from ..reporting import Committed, jpeg, number, plural, rgb_bands, strip
+from ..reporting import Committed, jpeg, number, plural, report_file, rgb_bands, strip
 from ..recipes import Recipe, recipe
 from ..prompts import text_vectors
 from ..writing import write
@@ -447,7 +447,7 @@ def history(scores:pd.DataFrame)->dict: # what `run` gave; variant -> its mean c
 def size_and_floor(study:str, profile:str='quick')->dict: # as in `run`; empty where there is no report
     "One line on a study."
     s = studies[study]
-    f = next((f for k in ('tables', 'figures') if (f := settings.reports_dir(k, profile)/f'{study}.csv').exists()), None)
+    f = report_file(f'{study}.csv', profile)
     d = pd.read_csv(f) if f else pd.DataFrame(columns=['method', 'metric'])
     if not (stands := floors(d, 'PSNR' if s.protocol=='reduced' else 'QNR')): return {}
     m = stands[1]

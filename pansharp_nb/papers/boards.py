@@ -17,7 +17,7 @@ from ..data.scenes import open_scene, scene_sensor
 from ..data.synthetic import made_up
 from ..metrics.reference import ag, scc_laplacian
 from ..models.networks import WithText, as_method
-from .effects import above, fell, floor_fault, late
+from .effects import above, fell, floor_faults, late
 from ..recipes import recipe
 from ..weights import load
 from ..writing import owned, write
@@ -329,5 +329,5 @@ def effort(way:str='built', at=None)->pd.DataFrame: # network x what
         bad = above(of['PSNR'], n, 'EXP', 'PSNR')<0
         rows.append({'network': n, 'learns from': 'PAN and MS' if w['protocol']=='full' else 'a truth', 'trainings': len(cs), 'steps': w['steps'], 'patches': f'{w["batch"]} of {w["patch"]}',
             'minutes in all': sum(c['minutes'] for c in cs), 'last third, dB': late(curves[n])} | gap | {'below EXP in PSNR': f'{bad.sum()} of {len(bad)}'}
-            | {'floor': 'below' if floor_fault(of['PSNR'], [], [n], 'PSNR') else 'passed'})
+            | {'floor': 'below' if floor_faults(of['PSNR'], [], [n], 'PSNR') else 'passed'})
     return pd.DataFrame(rows, columns=[*rows[0]] if rows else ['network', 'trainings', 'minutes in all', 'learns from', 'floor']).set_index('network')

@@ -14,6 +14,7 @@ from ..models import counting, networks
 from . import ablations, boards, effects
 from .reported import board as printed_board
 from ..recipes import recipe
+from ..reporting import report_file
 from ..writing import write
 from pathlib import Path
 
@@ -67,12 +68,12 @@ def _side(r): return 'worse' if r['high']<0 else 'better' if r['low']>0 else '' 
 
 # %% ../../nbs/papers/claims.ipynb #cf091050
 def metric_word(
-    d:pd.DataFrame,   # of `compared`, one metric; `fault`: why a comparison does not count
+    d:pd.DataFrame,   # of `compared`, one metric; `faults`: why a comparison does not count
     within:float=None # a claim of likeness, to that difference
 )->str:
     "The word for one metric."
     said = [_said(r, within) for r in d.to_dict('records')]
-    sound = [w for w,f in zip(said, d.get('fault', ['']*len(d))) if not f]
+    sound = [w for w,f in zip(said, d.get('faults', [[]]*len(d))) if not f]
     if 'worse' in sound: return 'contradicted here'
     if len(sound)<len(said): return 'not trained far enough'
     return 'confirmed' if {*said}=={'better'} else 'alike' if 'not told apart' not in said else 'not told apart'
@@ -87,8 +88,7 @@ def whole_word(words)->str: # of the metrics
 def _scores(test, studies:str):
     if 'board' in test: d = boards.scores(test['board'], test.get('convention', 'toolbox'), test.get('wald', 'toolbox'))
     else:
-        found = [settings.reports_dir(k, studies)/f'{test["study"]}.csv' for k in ('tables', 'figures')]
-        f = next((p for p in found if p.exists()), None)
+        f = report_file(f'{test["study"]}.csv', studies)
         d = pd.read_csv(f) if f else None
         if d is not None and set(d.profile)!={studies}: return None
         if d is not None: d['weights'] = d.weights.where(d.method.isin(('EXP', 'GSA')), 'trained') # a study trains all its variants
@@ -178,23 +178,21 @@ def _notes(test, lost, gone, faults, looks, about): # who decides last
     said += [f'a second look: intervals of {100*effects.level(looks):g} %']*(looks>1)
     own = boards.remarks() if 'board' in test else {}
     said += [f'{n}: {own[n]}' for n in about if n in own]
-    return '; '.join([*said, *_shortly(faults, (*_own(test), *test['over']))])
+    return '; '.join([*said, *_shortly(faults)])
 
 # %% ../../nbs/papers/claims.ipynb #1b2665f7
-_reasons = {'fell back while it was trained': '', 'is below GSA': '', 'is below EXP': '(?! in some)', 'is below EXP in some trainings': '', 'lost while still learning': ''}
-
-def _shortly(faults, names, most=3): # of all pairs; more than a few are told by their reason, without the metric
-    each = list(dict.fromkeys(filter(None, faults)))
-    if len(each)<=most: return each
-    def told(n, why, more): return any(re.search(f'(^|, ){re.escape(n)} {why}{more}', re.sub(r'in \d+ of \d+ trainings', 'in some trainings', f)) for f in each)
-    found = {why: [n for n in dict.fromkeys(names) if told(n, why, more)] for why,more in _reasons.items()}
-    rest = [f for f in each if f==effects.no_floor]
-    return [*(f'{", ".join(ns)} {why if len(ns)==1 else why.replace("is", "are").replace("it was", "they were")}' for why,ns in found.items() if ns), *rest]
+def _shortly(faults, most=3): # of all pairs; more than a few are told by their reason, without the metric
+    each = dict.fromkeys(map(str, faults))
+    if len(each)<=most: return [*each]
+    found = {}
+    for f in faults: found.setdefault(f'{f.why} in some trainings' if f.share else f.why, {})[f.who] = True
+    def told(who, why): return f'{", ".join(who)} {why if len(who)==1 else why.replace("is", "are", 1).replace("it was", "they were")}'.strip()
+    return [told(who, why) for why,who in found.items()]
 
 # %% ../../nbs/papers/claims.ipynb #f7453cc3
 def _faults(d, scores, within, study): # of `compared`; of the sensor, where it has one
     curves,parts = progress(scores, study),{s: scores[scores.sensor==s] if s else scores for s in d.sensor.unique()}
-    return [effects.fault(parts[r['sensor']], r['a'], r['over'], r['metric'], _side(r) if within is not None else _said(r), curves) for r in d.to_dict('records')]
+    return [effects.faults(parts[r['sensor']], r['a'], r['over'], r['metric'], _side(r) if within is not None else _said(r), curves) for r in d.to_dict('records')]
 
 # %% ../../nbs/papers/claims.ipynb #735abfbd
 def _tested(test, studies): # words a metric, the deciding comparison, a note
@@ -204,12 +202,13 @@ def _tested(test, studies): # words a metric, the deciding comparison, a note
     looks = ablations.looks(test['study'], scores) if 'study' in test else 1
     d,lost = compared(scores, test['a'], over, test['metrics'], test.get('lead', 0.), test.get('by'), looks)
     if not len(d): return {}, None, f"scenes of fewer than three images of {', '.join(test.get('sensors', ['any sensor']))} with {', '.join(_own(test))} and {', '.join(lost)}"
-    d = d.assign(fault=_faults(d, scores, test.get('within'), test.get('study')))
+    d = d.assign(faults=_faults(d, scores, test.get('within'), test.get('study')))
     words = {m: metric_word(g, test.get('within')) for m,g in d.groupby('metric', sort=False)}
     if any(o in networks.networks for o in lost): words = {m: 'not trained far enough' if w=='confirmed' else w for m,w in words.items()}
-    faults,refuted = [*d.fault],'contradicted here' in words.values()
-    e = _deciding(d[d.fault==''] if refuted else d, test.get('within'))
-    return words, e, _notes(test, lost, gone, [] if refuted else faults, looks, (e.a, e.over) if refuted else (*_own(test), *test['over']))
+    if 'contradicted here' in words.values():
+        e = _deciding(d[[not f for f in d.faults]], test.get('within'))
+        return words, e, _notes(test, lost, gone, [], looks, (e.a, e.over))
+    return words, _deciding(d, test.get('within')), _notes(test, lost, gone, sum(d.faults, []), looks, (*_own(test), *test['over']))
 
 # %% ../../nbs/papers/claims.ipynb #a7ae7b5b
 def _kind(test): return 'size' if {'count', 'timed'} & set(test) else 'paper' if {'printed', 'shown'} & set(test) else 'quality'

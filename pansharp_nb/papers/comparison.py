@@ -7,7 +7,7 @@ __all__ = ['slow', 'partners', 'ours', 'of_all_scenes', 'set_apart', 'as_built',
            'scenes_of', 'pictures', 'of_figure', 'image_by_image', 'best_images', 'slopes']
 
 # %% ../../nbs/papers/comparison.ipynb #40e17c6e
-import matplotlib.pyplot as plt, pandas as pd, re, torch, warnings
+import matplotlib.pyplot as plt, pandas as pd, torch, warnings
 from dataclasses import dataclass
 from pathlib import Path
 from .. import reporting, scoring, settings
@@ -111,15 +111,12 @@ def _beside(b, d, same=False): # a board and our scores; the floors it lacks com
 def _below(b, d): # which networks are below a floor, in which metrics of a board; lines
     found,lines = {},{}
     for k in [k for k in b if k in set(d.metric)]:
-        for fault in effects.floor_fault(d, list(b.index), [], k).split(', '):
-            if not (m := re.fullmatch(r'(.+) is below (\w+)(?: in (\d+ of \d+ trainings) by)?(?: in)?(?: (.+))?', fault)): continue
-            who,base,share,where = m.groups()
-            found.setdefault((who, base, share), {})[where or k] = True
-    for (who,base,share),ks in found.items(): lines.setdefault(f'below {base} in {f"{share} by " if share else ""}{", ".join(ks)}', []).append(who)
-    return [f'{", ".join(who)} {"is" if len(who)==1 else "are"} {what}' for what,who in lines.items()]
+        for f in effects.floor_faults(d, list(b.index), [], k): found.setdefault((f.who, f.why, f.share), {})[f.where or k] = True
+    for (who,why,share),ks in found.items(): lines.setdefault(str(effects.Fault('', why, ', '.join(ks), share)), []).append(who)
+    return [f'{", ".join(who)} {what if len(who)==1 else what.replace("is", "are", 1)}' for what,who in lines.items()]
 
 def _floor_notes(parts, where): # of a `Comparison`
-    bare = any(effects.floor_fault(d, list(b.index), [], k)==effects.no_floor for b,d in parts.values() for k in b if k in set(d.metric))
+    bare = any(f.why==effects.no_floor for b,d in parts.values() for k in b if k in set(d.metric) for f in effects.floor_faults(d, list(b.index), [], k))
     if bare: return {f'No floor{where}': [effects.no_floor]}
     return {f'Below the floor on {n}{where}': low for n,p in parts.items() if (low := _below(*p))}
 

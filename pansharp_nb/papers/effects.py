@@ -4,12 +4,13 @@
 
 # %% auto #0
 __all__ = ['at_home', 'homes', 'lower', 'least', 'no_floor', 'table', 'differences', 'spread', 'image_of', 'interval', 'effect',
-           'level', 'word', 'holm', 'floors', 'above', 'floor_fault', 'late', 'fell', 'settled', 'rising', 'fallen',
-           'fault']
+           'level', 'word', 'holm', 'floors', 'above', 'Fault', 'floor_faults', 'late', 'fell', 'settled', 'rising',
+           'fallen', 'faults']
 
 # %% ../../nbs/papers/effects.ipynb #dd5edf8d
 import numpy as np, pandas as pd
 from functools import cache
+from typing import NamedTuple
 from .. import settings
 from scipy.special import stdtr, stdtrit
 
@@ -139,23 +140,34 @@ def above(
     return d[d.method==m].dropna(subset='gap').groupby(by).gap.mean()
 
 # %% ../../nbs/papers/effects.ipynb #7670dc98
-def floor_fault(
+class Fault(NamedTuple):
+    "Why a comparison does not count."
+    who:str       # a method; nobody, if there is no floor
+    why:str       # what is wrong with it
+    where:str=''  # in which metric, if not the one asked for; in which the trainings were counted
+    share:str=''  # `2 of 5 trainings`, if not the mean
+    note:str=''   # more
+    def __str__(self):
+        where = f' in {self.share} by {self.where}' if self.share else f' in {self.where}' if self.where else ''
+        return f'{self.who} {self.why}{where}{self.note}'.strip()
+
+def floor_faults(
     scores:pd.DataFrame, # tidy, with EXP and GSA
     a, over, metric:str, # one name, or several; names; a metric
     flat=()              # methods whose curves are flat
-)->str:                  # what has not learned enough; empty if all have
+)->list:                 # of `Fault`; empty if all have learned enough
     "Who is below the floor."
     a,trained = [a] if isinstance(a, str) else a,set(scores[scores.weights!='-'].method)
-    if not trained & {*a, *over}: return ''
-    if not (stands := floors(scores, metric)): return no_floor
+    if not trained & {*a, *over}: return []
+    if not (stands := floors(scores, metric)): return [Fault('', no_floor)]
     known,ground = stands
-    def told(m):
-        if above(scores, m, 'EXP', ground, 'scene').mean()<0: return f'{m} is below EXP{where}'
-        bad = (above(scores, m, 'EXP', ground)<0)
-        return f'{m} is below EXP in {bad.sum()} of {len(bad)} trainings by {ground}' if bad.sum()>max(1, len(bad)/5) else ''
-    away,where = ('' if k==metric else f' in {k}' for k in (known, ground))
-    low = [f'{m} is below GSA{away}' for m in a if m in trained and above(scores, m, 'GSA', known, 'scene').mean()<0]
-    return ', '.join([*low, *filter(None, (told(m) for m in (*a, *over) if m in trained and m not in flat))])
+    def below(m):
+        if above(scores, m, 'EXP', ground, 'scene').mean()<0: return Fault(m, 'is below EXP', where)
+        bad = above(scores, m, 'EXP', ground)<0
+        return Fault(m, 'is below EXP', ground, f'{bad.sum()} of {len(bad)} trainings') if bad.sum()>max(1, len(bad)/5) else None
+    away,where = ('' if k==metric else k for k in (known, ground))
+    low = [Fault(m, 'is below GSA', away) for m in a if m in trained and above(scores, m, 'GSA', known, 'scene').mean()<0]
+    return [*low, *filter(None, (below(m) for m in (*a, *over) if m in trained and m not in flat))]
 
 # %% ../../nbs/papers/effects.ipynb #5523e378
 def late(
@@ -185,13 +197,13 @@ def fallen(curves:dict)->list: # the same
     return [m for m,c in curves.items() if fell(c)]
 
 # %% ../../nbs/papers/effects.ipynb #2444843c
-def fault(
+def faults(
     scores:pd.DataFrame,       # tidy, with EXP and GSA
     a:str, b:str, metric:str,  # that should be better, than whom, in what
     said:str, curves:dict      # of `word`; method -> curve
-)->str:                        # empty if it counts
-    "Why a comparison does not count."
-    if gone := [m for m in (a, b) if m in fallen(curves)]: return ', '.join(f'{m} fell back while it was trained' for m in gone)
-    if low := floor_fault(scores, a, [b], metric, settled(curves)): return low
+)->list:                       # of `Fault`; empty if the comparison counts
+    "What is wrong with a comparison."
+    if gone := [Fault(m, 'fell back while it was trained') for m in (a, b) if m in fallen(curves)]: return gone
+    if low := floor_faults(scores, a, [b], metric, settled(curves)): return low
     lost = dict(worse=a, better=b).get(said)
-    return f'{lost} lost while still learning ({late(curves[lost]):.2f} dB in the last third)' if lost in rising(curves) else ''
+    return [Fault(lost, 'lost while still learning', note=f' ({late(curves[lost]):.2f} dB in the last third)')] if lost in rising(curves) else []

@@ -16,7 +16,7 @@ from ..data.synthetic import made_up
 from . import ablations, boards, claims, effects
 from .comparison import Comparison
 from .reported import agreement, board, own, reported
-from ..reporting import chip, digits
+from ..reporting import chip, digits, report_file
 from ..weights import file_of, load
 
 # %% ../../nbs/papers/joined.ipynb #699be76e
@@ -31,8 +31,7 @@ def scores_of(
     report:str # `premix_table1`, `premix_fig17`, ...
 )->pd.DataFrame: # tidy; empty where the report was never made
     "The committed scores of a report."
-    found = [settings.reports_dir(k, 'paper')/f'{report}.csv' for k in ('tables', 'figures')]
-    f = next((p for p in found if p.exists()), None)
+    f = report_file(f'{report}.csv', 'paper')
     if f is None: return pd.DataFrame(columns='method scene sensor protocol metric value seed profile weights'.split())
     return _csv(f).copy()
 
@@ -53,7 +52,7 @@ def _verdicts(paper, scores, ref, metric, study=None): # Series of the paper's v
         if m not in found: return f'waits for {ref}' if (metric, m) in t else 'not run here'
         if found[m]['images']<3: return 'not told apart'
         w = effects.word(found[m], effects.least[metric], p[m])
-        if effects.fault(scores, *pair[m], metric, w, curves): return 'not trained far enough'
+        if effects.faults(scores, *pair[m], metric, w, curves): return 'not trained far enough'
         return dict(better='confirmed', worse='contradicted here').get(w, w)
     return pd.Series({m: word(m) for m in paper.index})
 
