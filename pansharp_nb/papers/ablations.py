@@ -344,15 +344,21 @@ def dots(
 ): # a figure
     "Every training of a study."
     d = scores[scores.metric==metric]
-    base = d.groupby('scene').value.transform('mean') if relative else 0
+    mine = d[~d.method.isin(['EXP', 'GSA'])]
+    base = d.scene.map(mine.groupby('scene').value.mean()) if relative else 0
     per = d.assign(value=d.value-base).groupby(['method', 'seed'], sort=False).value.mean().unstack('method')[list(d.method.unique())]
+    low,high = per[mine.method.unique()].min(axis=None),per[mine.method.unique()].max(axis=None)
     fig,ax = plt.subplots(figsize=(3.8+.05*max(34, *map(len, per)), .3*per.shape[1]+.9)) # names as the paper has them are long
     for i,m in enumerate(per):
+        x = per[m].mean()
+        if max(low-x, x-high)>high-low>0: # so far off that the variants could not be told apart
+            ax.text(*((.01, i, f'◂ {x:.3g}') if x<low else (.99, i, f'{x:.3g} ▸')), transform=ax.get_yaxis_transform(), fontsize=7, va='center', ha='left' if x<low else 'right')
+            continue
         ax.plot(per[m], [i]*len(per), 'o', ms=4, c='C0', alpha=.6)
-        ax.plot([per[m].mean()]*2, (i-.3, i+.3), c='C3', lw=2)
+        ax.plot([x]*2, (i-.3, i+.3), c='C3', lw=2)
     ax.set(yticks=range(per.shape[1]), yticklabels=list(per), xlabel=f'{metric}, mean over scenes{" less that of all variants" if relative else ""}')
     ax.tick_params(labelsize=7)
-    ax.invert_yaxis()
+    ax.set_ylim(per.shape[1]-.5, -.5)
     ax.grid(axis='x', lw=.3)
     fig.tight_layout()
     return fig
