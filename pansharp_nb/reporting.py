@@ -162,11 +162,13 @@ def rgb(
     return ((v-lo)/np.maximum(np.asarray(hi)-lo, 1e-9)).clip(0, 1)**(1/gamma)
 
 # %% ../nbs/reporting.ipynb #4c869ea5
-def _busiest(p, n, keep): # (H, W) -> first row and column of the n x n box with most detail that leaves the last keep rows and columns free
+def _busiest(p, n, keep): # (H, W) in [0, 1] -> first row and column of the n x n box with most detail, saturation left out, that leaves the edge and the last keep rows and columns free
     z,step = torch.as_tensor(p)[None, None],max(1, n//4)
-    v = F.avg_pool2d((z-F.avg_pool2d(z, 3, 1, 1, count_include_pad=False)).abs(), n, step)[0, 0]
+    detail = (z-F.avg_pool2d(z, 3, 1, 1, count_include_pad=False)).abs()*(F.max_pool2d(z, 3, 1, 1)<1)
+    v = F.avg_pool2d(detail, n, step)[0, 0]
     rows,cols = ((torch.arange(k)*step+n>size-keep) for k,size in zip(v.shape, p.shape))
-    v = v.masked_fill(rows[:, None] & cols, -1)
+    inside = [(torch.arange(k)>0) & (torch.arange(k)<k-1) if k>2 else torch.ones(k, dtype=bool) for k in v.shape]
+    v = v.masked_fill(rows[:, None] & cols | ~(inside[0][:, None] & inside[1]), -1)
     return tuple(step*int(i) for i in divmod(int(v.argmax()), v.shape[1]))
 
 def _panel(a, v, name, at, n, keep): # an image, a box in it, and the box enlarged in a corner of `keep` pixels
@@ -728,7 +730,8 @@ def _kept(tables): # those that a later run can read
 def _still(f): return base64.b64decode(f) if isinstance(f, str) else f._repr_jpeg_()
 
 def _md_page(folder, name, head, figures, shots, sections, notes): # the page in Markdown
-    drawn = [f'![{literal(c, "md")}]({s})\n\n{literal(c, "md")}' for c,s in zip(figures, shots)]
+    still = [c.replace('drag the line', 'left and right of the line (the HTML page has a slider)') for c in figures]
+    drawn = [f'![{literal(c, "md")}]({s})\n\n{literal(c, "md")}' for c,s in zip(still, shots)]
     ways = ' | '.join(f'[{literal(t, "md")}]({to})' for t,to in _ways(folder, name, 'md'))
     title,conclusion,banner,lead = (literal(t, 'md') for t in head)
     below = [_md_note(*n) for n in _folded(notes)]

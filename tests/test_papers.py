@@ -77,18 +77,28 @@ def test_claims_are_whole(texts):
     for c in cs:
         assert not c['quote'] or plain(c['quote']) in text, c['id']
         t = c['test']
-        kinds = [k for k in fields if k in t]
+        kinds = [k for k in fields if k in t and (k!='untrained' or len(t)==1)]
         assert len(kinds)==1 and set(t)<=set(fields[kinds[0]].split()), c['id']
         named = {*([t['a']] if isinstance(t.get('a'), str) else t.get('a', ())), *t.get('over', ()), *t.get('gone', ())}
         if 'study' in t: assert named<=set(ablations.studies[t['study']].variants) | set(networks.absent), c['id']
         if 'board' in t: assert named<=known | set(networks.absent), c['id']
         assert all((root/o['shown']).exists() for o in (t, *t.get('as', {}).values()) if 'shown' in o), c['id']
 
-fields = dict(board='board a over gone metrics sensors by within lead convention wald', study='study a over gone metrics sensors within quick', count='count a knobs bands equals tolerance near factor less_than more_than as',
-    printed='printed', timed='timed a over', shown='shown as_said note', needs='needs')
+fields = dict(board='board a over gone metrics sensors by within lead convention wald aside', study='study a over gone metrics sensors within untrained aside', count='count a knobs bands equals tolerance near factor less_than more_than as',
+    printed='printed', timed='timed a over', shown='shown as_said note', needs='needs', untrained='untrained')
 
 def scores(**values): # method -> PSNR of each scene
     return pd.DataFrame([dict(method=m, scene=i, sensor='QB', metric='PSNR', value=v, seed=0) for m,vs in values.items() for i,v in enumerate(vs)])
+
+@pytest.mark.parametrize('real, verdict', [(None, 'confirmed'), (1., 'confirmed'), (-1., 'not told apart')])
+def test_real_scenes_have_a_veto(monkeypatch, real, verdict):
+    "What made-up scenes say stands where there is no real one, or it points the same way."
+    made = scores(a=(31, 32, 33.5, 34), b=(30, 31, 32, 33)).assign(weights='-')
+    seen = scores(a=(30.,), b=(30.-(real or 0),)).assign(weights='-')
+    monkeypatch.setattr(claims.boards, 'scores', lambda protocol, *_: dict(truth=made, reduced=seen[:0] if real is None else seen)[protocol])
+    c = dict(id='X', paper='SIDP', says='', where='', holds='yes', test=dict(board='truth', a='a', over=['b'], metrics=['PSNR'], sensors=['QB']))
+    found = claims.verdict_of(c)
+    assert found['verdict']==verdict and ('point the other way against b in PSNR' in found['note'])==(verdict!='confirmed')
 
 @pytest.mark.parametrize('a, b, verdict', [((31, 32, 33, 34), (30, 31, 32, 33), 'confirmed'), ((30, 31, 32, 33), (31, 32, 33, 34), 'contradicted here'),
     ((31, 30, 31, 30), (30, 31, 30, 31), 'not told apart'), ((30, 31, 32), (30.01, 31.02, 31.98), 'alike')])
@@ -237,6 +247,20 @@ def test_shift_is_that_of_the_scene():
     if not (folder := settings.scenes_dir()): pytest.skip('real scenes: no data folder')
     for f in boards.folds().itertuples():
         if (file := folder/f'{f.scene}.nc').exists(): assert abs(max(map(abs, open_scene(file).attrs['pan_shift_px']))-f.shift)<.006, f.scene
+
+def test_ms_is_off_as_the_folds_say():
+    "Interpolation is nearest to the truth where it is moved back by what the folds say; once both are moved, where it is."
+    if not (folder := settings.scenes_dir()): pytest.skip('real scenes: no data folder')
+    found = [f for f in boards.folds().itertuples() if 'rr_' in f.scene and (folder/f'{f.scene}.nc').exists()]
+    if not found: pytest.skip('none of the scenes is here')
+    def off(ds):
+        ms,pan,gt,s = scoring.pair(ds, dtype=torch.float32)
+        x,steps,inner = scoring.method('EXP')(ms, pan, s),range(-3, 4),slice(8, -8)
+        def error(k): return (x.roll((-k[0], -k[1]), (-2, -1))-gt)[..., inner, inner].square().mean()
+        return max(min([(a, b) for a in steps for b in steps], key=error), key=abs)
+    for f in found:
+        ds = open_scene(folder/f'{f.scene}.nc')
+        assert (off(ds) if f.ms_off else 0)==f.ms_off and abs(off(boards.registered(ds, 'reduced')))<2, f.scene
 
 def test_registered_is_nearer():
     "A PAN that came more than a pixel off lies nearer when it was moved, measured by correlation; no value of it is new."

@@ -26,7 +26,7 @@ words = {
     'contradicted here': ("a comparison is on the other side, by more than is small, after Holm's correction for how many the claim makes", '#b5301f'),
     'alike': ('nothing is worse, and at least one difference is certain to be smaller than anyone would act on', '#2470a8'),
     'not told apart': ("the interval of a difference holds zero, leaves it only before Holm's correction, or reaches beyond the margin of a claim of likeness", '#666666'),
-    'not trained far enough': ('a network is below plain interpolation, on the mean or in more than one training of five, or the better one is not above GSA, or the one that lost was still learning', '#8a6d00'),
+    'not trained far enough': ('a network is below plain interpolation, on the mean or in more than one training of five, or the better one is not above GSA, or the one that lost was still learning, or nobody has trained it so yet', '#8a6d00'),
     'not testable here': ('data or code that cannot be had, or scenes of fewer than three images', '#888888')}
 order = tuple(words)
 kinds = dict(quality='about quality', paper="on the paper's own print or algebra", size='about size or time')
@@ -43,7 +43,7 @@ def compared(
     scores:pd.DataFrame, # tidy
     a, over, metrics,    # the methods that should be better; their rivals; names of metrics
     lead:float=0.,       # by how much at least
-    by:str=None,         # `sensor`: on each that has three scenes
+    by:str=None,         # `sensor`: on each that has scenes of three images
     looks:int=1          # how often the scores were judged
 )->tuple:                # frame `sensor, metric, a, over, effect, low, high, p, n, trainings`; methods that share scenes of fewer than three images, in any metric
     "All comparisons of a claim."
@@ -61,6 +61,7 @@ def compared(
 
 # %% ../../nbs/papers/claims.ipynb #bdcf6605
 def _said(r, within=None): # a comparison; of likeness `better` says that it holds
+    if r.get('opposed'): return 'not told apart'
     if within is None: return effects.word(r, effects.least[r['metric']], r['p'])
     return 'better' if max(-r['low'], r['high'])<within else 'worse' if max(r['low'], -r['high'])>within else 'not told apart'
 
@@ -86,13 +87,34 @@ def whole_word(words)->str: # of the metrics
 
 # %% ../../nbs/papers/claims.ipynb #f6ff2043
 def _scores(test, studies:str):
-    if 'board' in test: d = boards.scores(test['board'], test.get('convention', 'toolbox'), test.get('wald', 'toolbox'))
+    if 'board' in test: d = _board(_asked(test), test, test.get('wald', 'toolbox'))
     else:
         f = report_file(f'{test["study"]}.csv', studies)
         d = pd.read_csv(f) if f else None
         if d is not None and set(d.profile)!={studies}: return None
         if d is not None: d['weights'] = d.weights.where(d.method.isin(('EXP', 'GSA')), 'trained') # a study trains all its variants
-    return d if d is None or 'sensors' not in test else d[d.sensor.isin(test['sensors'])]
+    if d is None or 'sensors' not in test: return d
+    d = d[d.sensor.isin(test['sensors'])]
+    return d if test.get('by')!='kind' else d.assign(sensor=d.sensor+d.scene.str.contains('rr_').map({True: ' that came degraded', False: ''}))
+
+def _asked(test): return [test['board']] if isinstance(test['board'], str) else test['board'] # protocols
+
+def _board(protocols, test, wald): # scores under each of these protocols, none of whose metrics two of them have
+    found = [d for p in protocols if (d := boards.scores(p, test.get('convention', 'toolbox'), wald)) is not None]
+    return pd.concat(found) if found else None
+
+# %% ../../nbs/papers/claims.ipynb #48f2b76c
+_real = dict(truth='reduced', truth_full='full') # the protocol that made-up scenes stand in for
+
+def _vetoed(d, test): # of `compared`, on made-up scenes -> with `opposed`; was there a real scene to ask?
+    x = _board([_real[b] for b in _asked(test)], test, test.get('convention', 'toolbox'))
+    x = x[x.sensor.isin(test['sensors'])]
+    def against(r): # do these say otherwise?
+        part = x[(x.metric==r['metric']) & x.method.isin((r['a'], r['over'])) & (x.sensor.eq(r['sensor']) if r['sensor'] else True)]
+        if part.method.nunique()<2 or _said(r) not in ('better', 'worse'): return False
+        seen = effects.differences(effects.table(part), r['a'], r['over'], r['metric'])[0].mean()-test.get('lead', 0)
+        return bool(seen*r['effect']<0)
+    return d.assign(opposed=[against(r) for r in d.to_dict('records')]), len(x)>0
 
 # %% ../../nbs/papers/claims.ipynb #fe12fe63
 def progress(
@@ -170,8 +192,17 @@ def _deciding(d, within): # the comparison farthest on the wrong side, in widths
 
 def _own(test): return [test['a']] if isinstance(test['a'], str) else test['a'] # whom the claim is about
 
-def _notes(test, lost, gone, faults, looks, about): # who decides last
-    said = ['on made-up scenes'] if test.get('board', '').startswith('truth') else []
+# %% ../../nbs/papers/claims.ipynb #3e776286
+def _stood_in(d, real): # of `_vetoed`, comparisons of which a note speaks
+    if not real: return 'on made-up scenes'
+    other = list(dict.fromkeys(f'{r.over} in {r.metric}' for r in d[d.opposed].itertuples()))
+    said = f'point the other way against {", ".join(other)}' if other else 'do not say otherwise'
+    return f'on made-up scenes, and the real ones that there are {said}'
+
+def _notes(d, test, lost, gone, faults, looks, about, where): # who decides last; `where`: the parts that were told apart
+    said = [test['stood in'](d)] if 'stood in' in test else []
+    said += [f'on {", ".join(where)}'] if where else []
+    said += [test['aside']] if 'aside' in test else []
     said += [f'less the {test["lead"]:g} claimed'] if 'lead' in test else []
     said += [f'{", ".join(gone)} cannot be rebuilt'] if gone else []
     said += [f'not compared with {", ".join(lost)}'] if lost else []
@@ -189,6 +220,15 @@ def _shortly(faults, most=3): # of all pairs; more than a few are told by their 
     def told(who, why): return f'{", ".join(who)} {why if len(who)==1 else why.replace("is", "are", 1).replace("it was", "they were")}'.strip()
     return [told(who, why) for why,who in found.items()]
 
+# %% ../../nbs/papers/claims.ipynb #d91a0673
+def _told(d): # of `_tested`: all faults, each with where it is one
+    return [f._replace(why=f'{f.why} on {s}') if s else f for s,fs in zip(d.sensor, d.faults) for f in fs]
+
+def _missing(test, scores, lost): # why there is not one comparison
+    on = ', '.join(test.get('sensors', ['any sensor']))
+    gone = [m for m in (*_own(test), *test['over']) if m not in {*scores.method}]
+    return f'scores of {", ".join(gone)} on {on}' if gone else f'scenes of fewer than three images of {on} with {", ".join(_own(test))} and {", ".join(lost)}'
+
 # %% ../../nbs/papers/claims.ipynb #f7453cc3
 def _faults(d, scores, within, study): # of `compared`; of the sensor, where it has one
     curves,parts = progress(scores, study),{s: scores[scores.sensor==s] if s else scores for s in d.sensor.unique()}
@@ -201,14 +241,19 @@ def _tested(test, studies): # words a metric, the deciding comparison, a note
     if scores is None: return {}, None, 'not run'
     looks = ablations.looks(test['study'], scores) if 'study' in test else 1
     d,lost = compared(scores, test['a'], over, test['metrics'], test.get('lead', 0.), test.get('by'), looks)
-    if not len(d): return {}, None, f"scenes of fewer than three images of {', '.join(test.get('sensors', ['any sensor']))} with {', '.join(_own(test))} and {', '.join(lost)}"
+    if not len(d): return {}, None, _missing(test, scores, lost)
+    if 'board' in test and {*_asked(test)}<={*_real}:
+        d,real = _vetoed(d, test) if 'within' not in test else (d, 0)
+        test = test | {'stood in': partial(_stood_in, real=real)}
     d = d.assign(faults=_faults(d, scores, test.get('within'), test.get('study')))
+    where = [*dict.fromkeys(filter(None, d.sensor))]
+    if not where and 'board' in test and 'sensors' not in test and (n := scores.sensor.nunique())>1: where = [f'{n} satellites together']
     words = {m: metric_word(g, test.get('within')) for m,g in d.groupby('metric', sort=False)}
     if any(o in networks.networks for o in lost): words = {m: 'not trained far enough' if w=='confirmed' else w for m,w in words.items()}
     if 'contradicted here' in words.values():
-        e = _deciding(d[[not f for f in d.faults]], test.get('within'))
-        return words, e, _notes(test, lost, gone, [], looks, (e.a, e.over))
-    return words, _deciding(d, test.get('within')), _notes(test, lost, gone, sum(d.faults, []), looks, (*_own(test), *test['over']))
+        e = _deciding(d[[not f and not o for f,o in zip(d.faults, d.get('opposed', [False]*len(d)))]], test.get('within'))
+        return words, e, _notes(d.loc[[e.name]], test, lost, gone, [], looks, (e.a, e.over), where)
+    return words, _deciding(d, test.get('within')), _notes(d, test, lost, gone, _told(d), looks, (*_own(test), *test['over']), where)
 
 # %% ../../nbs/papers/claims.ipynb #a7ae7b5b
 def _kind(test): return 'size' if {'count', 'timed'} & set(test) else 'paper' if {'printed', 'shown'} & set(test) else 'quality'
@@ -219,7 +264,8 @@ def verdict_of(
 )->dict: # `id, paper, says, where, holds, kind, verdict, metrics, tested, effect, low, high, scenes, trainings, against, metric, note`
     "What our numbers say to a claim; effect and interval are those of the comparison that decides."
     test,out = claim['test'],{k: claim[k] for k in ('id', 'paper', 'says', 'where', 'holds')} | dict(kind=_kind(claim['test']))
-    if why := test.get('needs', test.get(studies)): return out | dict(verdict='not testable here', note=why)
+    for word,k in {'not testable here': 'needs', 'not trained far enough': 'untrained'}.items():
+        if k in test: return out | dict(verdict=word, note=test[k])
     if 'count' in test: return out | dict(zip(('verdict', 'note'), _count_word(test, claim['holds'])))
     exact = [k for k in ('printed', 'timed', 'shown') if k in test]
     if exact: return out | dict(zip(('verdict', 'note'), dict(printed=partial(_printed_word, claim['paper']), timed=_timed_word, shown=_shown_word)[exact[0]](test)))
@@ -269,7 +315,7 @@ def discernible(card:pd.DataFrame)->pd.DataFrame: # of `scorecard`; metric x wha
     tests = {c['id']: c['test'] for c in claims()}
     def source(r):
         t = tests[r.id]
-        return 'studies' if 'study' in t else 'made-up scenes' if t['board'].startswith('truth') else 'boards' if r.trainings>1 else 'boards, classical'
+        return 'studies' if 'study' in t else 'made-up scenes' if {*_asked(t)}<={*_real} else 'boards' if r.trainings>1 else 'boards, classical'
     d = card.dropna(subset='low')
     half = ((d.high-d.low)/2).groupby([d.metric, d.apply(source, axis=1)])
     t = half.median().unstack()

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['slow', 'partners', 'ours', 'of_all_scenes', 'set_apart', 'as_built', 'Comparison', 'against', 'compare', 'conclusion',
-           'scenes_of', 'pictures', 'of_figure', 'image_by_image', 'best_images', 'slopes']
+           'stand_in_agreement', 'scenes_of', 'pictures', 'of_figure', 'image_by_image', 'best_images', 'slopes']
 
 # %% ../../nbs/papers/comparison.ipynb #40e17c6e
 import matplotlib.pyplot as plt, pandas as pd, torch, warnings
@@ -17,6 +17,7 @@ from ..data.synthetic import made_up
 from ..models import networks
 from . import boards, effects
 from .reported import agreement, board, means, own, paper_and_ours, ruled_means
+from ..recipes import recipe
 from ..weights import has_weights
 from tqdm import tqdm
 
@@ -74,7 +75,10 @@ def _each(ds, methods, **kw): # as `scoring.score`; `None` if none can
 def _moved(scores): # what `boards.registered` changes
     d = boards.shifted()
     here = 'built' in {*scores.get('profile', ())} and 'full' in {*scores.get('protocol', ())}
-    return {'PAN came more than a pixel off, and is moved by whole pixels': d} if d and here else {}
+    f = boards.folds().query('ms_off>0')
+    off = f.scene[f.sensor.isin(scores.sensor)].tolist() if 'built' in {*scores.get('profile', ())} and 'reduced' in {*scores.get('protocol', ())} else []
+    notes = {'PAN came more than a pixel off, and is moved by whole pixels': d} if d and here else {}
+    return notes | ({'MS came two pixels of PAN off; PAN and the truth are moved to it': off} if off else {})
 
 def set_apart(
     scores:pd.DataFrame # tidy
@@ -82,6 +86,13 @@ def set_apart(
     "What the recipes of these networks of the boards add to their papers."
     own = boards.remarks() if 'built' in set(scores.get('profile', [])) else {}
     return {f'{m} as it was trained here': [t] for m,t in own.items() if m in set(scores.method)}
+
+# %% ../../nbs/papers/comparison.ipynb #31756131
+def _seen(scores): # tidy, of the boards -> a note
+    built = scores.query('profile=="built"').method.unique() if 'profile' in scores else ()
+    each = {m: q.steps*q.batch*q.patch**2/1e6 for m in built for q in [recipe(m, 'board')]}
+    said = ', '.join(f'{m} {reporting.number(v, 2)}' for m,v in sorted(each.items(), key=lambda p: -p[1]))
+    return {'How much each network saw in a training, million pixels of PAN': [said]} if each else {}
 
 def as_built(
     scores:pd.DataFrame # tidy
@@ -94,9 +105,10 @@ def _cut(d): # scores: of how many images, where some scenes are crops of one
     n = len({effects.image_of(s) for s in d.scene.unique()})
     return f' (cut from {reporting.plural(n, "image")})' if n<d.scene.nunique() else ''
 
-def _held(d, data): # scores: made-up scenes stand in for the paper's satellites only, and only where there are no others
+def _held(d, data): # scores: made-up scenes stand in for the paper's satellites only, and only where there are fewer than three images of them
     made = d.protocol.str.startswith('truth')
-    return d[~made | d.sensor.isin(set(data)-set(d[~made].sensor))]
+    images = d[~made].assign(image=lambda x: x.scene.map(effects.image_of)).groupby('sensor').image.nunique()
+    return d[~made | d.sensor.isin(set(data)-set(images[images>2].index))]
 
 def _beside(b, d, same=False): # a board and our scores; the floors it lacks come last, a median comes beside a mean that one scene rules
     more = [m for m in _floors if m in set(d.method)-set(b.index)]
@@ -105,7 +117,11 @@ def _beside(b, d, same=False): # a board and our scores; the floors it lacks com
     for k in [k for k,what in t if what=='ours']:
         beside = {m: f', median {v.median():.4f}' for m,v in each[k].groupby('method') if reporting.ruled(v)}
         if beside: out[k, 'ours'] = [reporting.number(v, 4)+beside.get(m, '') for m,v in t[k, 'ours'].items()]
-    return out.rename(index={m: f'{m} (floor)' for m in more})
+    ks = [k for k in b if k in set(d.metric)] if 'weights' in d else []
+    low = {}
+    for k,f in [(k, f) for k in ks for f in effects.floor_faults(d, list(b.index), [], k)]:
+        if f.why=='is below EXP' and not f.share: low.setdefault(f.who, {})[f.where or k] = True
+    return out.rename(index={m: f'{m} (floor)' for m in more} | {m: f'{m} (below EXP in {", ".join(v)})' for m,v in low.items()})
 
 # %% ../../nbs/papers/comparison.ipynb #32d651f8
 def _below(b, d): # which networks are below a floor, in which metrics of a board; lines
@@ -120,6 +136,25 @@ def _floor_notes(parts, where): # of a `Comparison`
     if bare: return {f'No floor{where}': [effects.no_floor]}
     return {f'Below the floor on {n}{where}': low for n,p in parts.items() if (low := _below(*p))}
 
+# %% ../../nbs/papers/comparison.ipynb #bbbd9523
+def _kind_notes(parts, where): # pairs that we degrade, and scenes that came degraded: another camera's blur and place
+    lines = []
+    for n,(b,d) in parts.items():
+        d = d[(d.metric=='PSNR') & (d.weights=='-') & d.method.isin([*b.index, 'EXP'])]
+        t = d.pivot_table(index='scene', columns='method', values='value')
+        if 'EXP' not in t or t.shape[1]<2: continue
+        gain = t.drop(columns='EXP').mean(axis=1)-t.EXP
+        by = gain.groupby(gain.index.astype(str).str.contains('rr_')).agg(['mean', 'size'])
+        if len(by)==2: lines.append(f'{n}: in PSNR its classical methods are {by["mean"][True]:+.1f} dB from interpolation on the {by["size"][True]} scenes that came degraded and {by["mean"][False]:+.1f} on the {by["size"][False]} others, so the means mix two kinds')
+    return {f'Two kinds of scenes{where}': lines} if lines else {}
+
+def _few_notes(parts, where): # made-up scenes are judged by every training there is
+    lines = []
+    for n,(b,d) in parts.items():
+        k = d[d.protocol.str.startswith('truth') & (d.weights!='-') & d.method.isin(b.index)].groupby('method').seed.nunique() if 'seed' in d else pd.Series(dtype=int)
+        if len(few := k[k<k.max()]): lines.append(f'{n}: {", ".join(f"{m} {v}" for m,v in few.items())}, the others {k.max()}')
+    return {f'Fewer trainings{where}': lines} if lines else {}
+
 def _ruled_notes(parts, where):
     lines = [f'{n}: {t}' for n,(b,d) in parts.items() for t in ruled_means(d[d.method.isin([*b.index, *_floors]) & d.metric.isin(b.columns)])]
     return {f'One scene rules a mean{where}': lines} if lines else {}
@@ -133,13 +168,15 @@ class _Shown: # a table of a paper and our scores, and which of them are beside 
     ref:str=''          # the paper's own method
     same:bool=False     # are the data the paper's?
 
-    def mine(self, name): # our scores for a data set, and of what
-        made = self.scores.protocol.str.startswith('truth')
-        d = self.scores[(self.scores.sensor==name) & ~made]
-        if len(d): return d, f'{reporting.plural(d.scene.nunique(), f"{name} scene")}{_cut(d)} here'
-        d = self.scores[(self.scores.sensor==name) & made]
-        if len(d): return d, f'{reporting.plural(d.scene.nunique(), f"made-up {name} scene")} here'
-        return self.scores[:0], ''
+    def mine(self, name): # our scores for a data set, and of what: of real scenes, of made-up ones
+        d = self.scores[self.scores.sensor==name]
+        real,made = (d[d.protocol.str.startswith('truth')==k] for k in (False, True))
+        each = (real, f'{name} scene', _cut(real)),(made, f'made-up {name} scene', '')
+        return [(x, f'{reporting.plural(x.scene.nunique(), what)}{more} here') for x,what,more in each if len(x)] or [(d, '')]
+
+    def beside(self): # data set, its board, our scores, of what; the first of two bears the name alone
+        found = {n: self.mine(n) for n in self.boards}
+        return [(f'{n}, made up' if k else n, self.boards[n], *p) for n,ps in found.items() for k,p in enumerate(ps)]
 
     def _elsewhere(self): # of satellites that the paper does not have
         return self.scores[~self.scores.protocol.str.startswith('truth') & ~self.scores.sensor.isin(list(self.boards))]
@@ -155,7 +192,7 @@ class _Shown: # a table of a paper and our scores, and which of them are beside 
 
     def parts(self): # data set -> its board, our scores beside it; those that have some
         all_ = next(iter(self.boards.values())).reindex(self.rows())
-        found = {n: (b, self.mine(n)[0]) for n,b in self.boards.items()} | {'our other satellites': (all_, self.others())}
+        found = {n: (b, d) for n,b,d,_ in self.beside()} | {'our other satellites': (all_, self.others())}
         return {n: p for n,p in found.items() if len(p[1])}
 
     def rows(self): return list(dict.fromkeys(m for b in self.boards.values() for m in b.index))
@@ -165,8 +202,8 @@ class Comparison(_Shown):
     "A table of a paper and our scores of the same methods."
     def tables(self):
         out = {}
-        for n,b in self.boards.items():
-            d,what = self.mine(n)
+        for n,b,d,what in self.beside():
+            n = n.removesuffix(', made up')
             out[f'{n} in the paper, {what or "no scene here"}'] = _beside(b, d, self.same)
             if what and self.ref in set(d.method): out[f'{n}: how much better than each {self.ref} is, {what}'] = against(d, self.ref, b.index, b.columns)
         b,d = self.parts().get('our other satellites', ((), ()))
@@ -174,19 +211,22 @@ class Comparison(_Shown):
             _beside(b[b.index.isin(d.method)], d).drop(columns='paper', level=1).droplevel(1, axis=1) # no paper beside it
         return out
 
-    def tau(self): return pd.concat({n: agreement(b, self.mine(n)[0]) for n,b in self.boards.items()}, names=['data'])
+    def tau(self): return pd.concat({n: agreement(b, d) for n,b,d,_ in self.beside()}, names=['data'])
 
     def notes(self, where=''): # `where`: said after each heading that hangs on the scores
-        bare = [n for n in self.boards if 'TV' in self.rows() and len(d := self.mine(n)[0]) and 'TV' not in set(d.method)]
+        bare = [n for n,_,d,_ in self.beside() if 'TV' in self.rows() and len(d) and 'TV' not in set(d.method)]
         notes = reporting.missing(self.why) | ({f'TV left out on {", ".join(bare)}{where}': [f'the toolbox has its parameters for {", ".join(tv_sets)} only']} if bare else {})
         notes |= {f'{m} left out of our other satellites{where}': [f'it has scores of {n} of {self._elsewhere().scene.nunique()} scenes only'] for m,n in self.rare().items()}
         notes |= _moved(self.scores)
-        return notes | _floor_notes(parts := self.parts(), where) | set_apart(self.scores) | _ruled_notes(parts, where)
+        notes |= _floor_notes(parts := self.parts(), where) | set_apart(self.scores) | _seen(self.scores)
+        return notes | _kind_notes(parts, where) | _few_notes(parts, where) | _ruled_notes(parts, where)
 
     def banner(self):
         if self.same: return "The paper's data and split; the networks are trained as their cards say."
         if self.scores.profile.iloc[0]=='smoke': return 'Smoke run on made-up scenes with the weights that ship: our half means nothing.'
-        return f"{as_built(self.scores)}, trained five times for minutes, on other scenes than the paper's: compare orders, not values."
+        gone = [m for m in self.rows() if m not in set(self.scores.method)]
+        less = f' {len(self.rows())-len(gone)} of its {len(self.rows())} methods are here, not {", ".join(gone)}.' if gone else ''
+        return f"{as_built(self.scores)}, trained five times for minutes, on other scenes than the paper's: compare orders, not values.{less}"
 
 # %% ../../nbs/papers/comparison.ipynb #cc10bdb2
 def against(
@@ -231,8 +271,7 @@ def conclusion(
 )->str:
     "Agreement of the two orders, and the places of the paper's own network, in sentences."
     order,places = [],[]
-    for n,b in c.boards.items():
-        d,what = c.mine(n)
+    for _,b,d,what in c.beside():
         if metric not in b or not len(d): continue
         tau,here = agreement(b[[metric]], d),means(d)[metric].reindex(b.index).dropna().rename(metric)
         if len(tau): order.append(('{tau:.2f} [{low:.2f}, {high:.2f}]' if tau.scenes[metric]>1 else '{tau:.2f}').format(**tau.loc[metric])+f' for {tau.methods[metric]:.0f} methods on {what}')
@@ -240,6 +279,25 @@ def conclusion(
     out = f"Kendall's tau between the paper's order by {metric} and ours (1: the same, 0: unrelated) is {'; '.join(order)}."
     if not order: out = f'Fewer than three methods of this table have {metric} here, so the two orders cannot be compared.'
     return f'{out} {c.ref} is {"; ".join(places)}.' if places else f'{out} {c.ref} itself has no scores here yet.'
+
+# %% ../../nbs/papers/comparison.ipynb #f05ded0d
+_asked = {('reduced', 'truth'): ('PSNR', 'SAM', 'ERGAS'), ('full', 'truth_full'): ('QNR', 'D_lambda', 'D_s')}
+
+def _agreement(ref, d, ks): # Kendall's tau of the order on real scenes and of that on these; text a metric
+    ref,d = (of_all_scenes(x, x.method.unique())[0] for x in (ref, d))
+    t = agreement(means(ref).reindex(columns=ks), d)
+    return {k: f'{v.tau:.2f} [{v.low:.2f}, {v.high:.2f}]' for k,v in t.iterrows()}
+
+def stand_in_agreement()->pd.DataFrame: # satellite, other scenes x metric; text
+    "Kendall's tau of the order of all methods on real scenes of a satellite and that on made-up ones, or on real ones of the others."
+    rows = {}
+    for kinds,ks in _asked.items():
+        real,made = (boards.scores(p) for p in kinds)
+        for s in [s for s in (*boards.stand_ins, boards.control) if s in set(real.sensor)]:
+            ref = real[real.sensor==s]
+            others = {f'made-up {s}': made[made.sensor==s], 'real, of all other satellites': real[real.sensor!=s]}
+            for what,d in others.items(): rows.setdefault((f'{s}, {reporting.plural(ref.scene.nunique(), "real scene")}', what), {}).update(_agreement(ref, d, ks))
+    return pd.DataFrame.from_dict(rows, orient='index').rename_axis(['the order on', 'beside that on']).reset_index(0)
 
 # %% ../../nbs/papers/comparison.ipynb #6477336a
 def scenes_of(
@@ -305,7 +363,11 @@ def pictures(
         over = f'{ds.attrs["name"]}, {scale}: drag the line'
         figures[over] = _swipe(fused, pair, ds, over)
     scores = boards.in_degrees(pd.DataFrame(rows), convention)
-    return figures, scores, reporting.missing(why) | set_apart(scores.assign(profile='built')) # what ships has another name
+    notes = reporting.missing(why) | set_apart(scores.assign(profile='built')) # what ships has another name
+    board = boards.scores('reduced', convention, wald)
+    shown = [m for m in scores.method.unique() if board is not None and m in set(board.method)]
+    low = [*map(str, effects.floor_faults(board, [], shown, 'PSNR'))] if shown else []
+    return figures, scores, notes | ({'Not above interpolation on the boards, in PSNR: their panels show trainings that have not come far': low} if low else {})
 
 # %% ../../nbs/papers/comparison.ipynb #437a8c26
 def of_figure(scores:pd.DataFrame, more:str='')->str: # of `pictures`; what else there is to say
@@ -335,9 +397,12 @@ def slopes(
     c:Comparison, metric:str # of `compare`; a column
 ): # a figure
     "Ranks in the paper and here, one panel a data set that has scenes here."
-    found = {n: t for n,b in c.boards.items() for t in [paper_and_ours(b, c.mine(n)[0])] if metric in t}
-    fig,axs = plt.subplots(1, max(1, len(found)), figsize=(3.1*max(1, len(found)), 3.2), squeeze=False)
-    for ax,(name,t) in zip(axs[0], found.items()):
+    found = {n: t for n,b,d,_ in c.beside() for t in [paper_and_ours(b, d)] if metric in t}
+    across = min(3, max(1, len(found)))
+    down = max(1, -(-len(found)//across))
+    fig,axs = plt.subplots(down, across, figsize=(3.1*across, 3.2*down), squeeze=False)
+    for ax in axs.flat[len(found):]: ax.axis('off')
+    for ax,(name,t) in zip(axs.flat, found.items()):
         for m,(x,y) in t[metric].dropna().rank(ascending=metric in effects.lower).iterrows():
             ax.plot((0, 1), (x, y), '-o', lw=1.2, ms=3)
             ax.text(-.05, x, m, ha='right', va='center', fontsize=7)

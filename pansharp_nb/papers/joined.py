@@ -75,11 +75,11 @@ def joined(
         found = {r: board(paper, table, s, r) for r in dict.fromkeys(d[d.sensor==s].resolution)}
         res,b = next((r, b) for r,b in found.items() if metric in b)
         part = scores[scores.protocol.isin((res, dict(reduced='truth', full='truth_full')[res]))]
-        mine,what = Comparison({s: b}, part, {}).mine(s)
-        tau = agreement(b[[metric]], mine).tau if len(mine) else ()
-        said = f'{s} in the paper; {what or "no scene here"}'
-        if len(tau): said += f"; Kendall's tau of the two orders {tau.iloc[0]:.2f}"
-        out[said] = _frame(b[metric].dropna(), mine, own[paper], metric)
+        for mine,what in Comparison({s: b}, part, {}).mine(s):
+            tau = agreement(b[[metric]], mine).tau if len(mine) else ()
+            said = f'{s} in the paper; {what or "no scene here"}'
+            if len(tau): said += f"; Kendall's tau of the two orders {tau.iloc[0]:.2f}"
+            out[said] = _frame(b[metric].dropna(), mine, own[paper], metric)
     return out
 
 # %% ../../nbs/papers/joined.ipynb #348545ab
