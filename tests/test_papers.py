@@ -90,15 +90,27 @@ fields = dict(board='board a over gone metrics sensors by within lead convention
 def scores(**values): # method -> PSNR of each scene
     return pd.DataFrame([dict(method=m, scene=i, sensor='QB', metric='PSNR', value=v, seed=0) for m,vs in values.items() for i,v in enumerate(vs)])
 
-@pytest.mark.parametrize('real, verdict', [(None, 'confirmed'), (1., 'confirmed'), (-1., 'not told apart')])
-def test_real_scenes_have_a_veto(monkeypatch, real, verdict):
-    "What made-up scenes say stands where there is no real one, or it points the same way."
-    made = scores(a=(31, 32, 33.5, 34), b=(30, 31, 32, 33)).assign(weights='-')
-    seen = scores(a=(30.,), b=(30.-(real or 0),)).assign(weights='-')
-    monkeypatch.setattr(claims.boards, 'scores', lambda protocol, *_: dict(truth=made, reduced=seen[:0] if real is None else seen)[protocol])
-    c = dict(id='X', paper='SIDP', says='', where='', holds='yes', test=dict(board='truth', a='a', over=['b'], metrics=['PSNR'], sensors=['QB']))
-    found = claims.verdict_of(c)
-    assert found['verdict']==verdict and ('point the other way against b in PSNR' in found['note'])==(verdict!='confirmed')
+ask = dict(board='truth', a='a', over=['b'], metrics=['PSNR'], sensors=['QB'])
+
+@pytest.mark.parametrize('made, real, more, verdict', [(1, (), {}, 'confirmed'), (1, (1.,), {}, 'confirmed'), (1, (-1.,), {}, 'not told apart'), (1, (3., -1.), {}, 'not told apart'),
+    (1, (0.,), {}, 'not told apart'), (-1, (-1.,), {}, 'contradicted here'), (-1, (1.,), {}, 'not told apart'), (2, (1.5,), dict(lead=1), 'confirmed'), (2, (.5,), dict(lead=1), 'not told apart'),
+    (.1, (.1,), dict(within=.5), 'confirmed'), (.1, (5.,), dict(within=.5), 'not told apart')])
+def test_real_images_have_a_veto(monkeypatch, made, real, more, verdict):
+    "What made-up scenes say stands where no real image says otherwise: better, worse, by that much, or alike."
+    base = [30, 31, 32, 33]
+    up = scores(a=[v+made+.02*(i%2) for i,v in enumerate(base)], b=base).assign(weights='-')
+    seen = scores(a=[30+v for v in real], b=[30.]*len(real)).assign(weights='-') if real else up[:0]
+    monkeypatch.setattr(claims.boards, 'scores', lambda protocol, *_: dict(truth=up, reduced=seen)[protocol])
+    found = claims.verdict_of(dict(id='X', paper='SIDP', says='', where='', holds='yes', test=ask | more))
+    assert found['verdict']==verdict and ('says otherwise in 1 of 1' in found['note'])==(verdict=='not told apart') and ('real' in found['note'])==bool(real)
+
+def test_kinds_are_judged_apart(monkeypatch):
+    "A difference that cancels over two kinds of scenes is no likeness."
+    d = pd.concat([scores(a=[30+v+.01*i for i in range(4)], b=[30.]*4).assign(weights='-', scene=[f'{n}{i}' for _ in 'ab' for i in range(4)]) for n,v in (('GF2rr_', 1), ('GF2_', -1))])
+    monkeypatch.setattr(claims.boards, 'scores', lambda *_: d)
+    c = dict(id='X', paper='SIDP', says='', where='', holds='yes', test=ask | dict(board='reduced', within=.5))
+    assert [claims.verdict_of(c | dict(test=c['test'] | more))['verdict'] for more in ({}, dict(by='kind'))]==['not told apart', 'contradicted here']
+    assert claims.verdict_of(c | dict(test=dict(untrained='why')))['verdict']=='not trained far enough'
 
 @pytest.mark.parametrize('a, b, verdict', [((31, 32, 33, 34), (30, 31, 32, 33), 'confirmed'), ((30, 31, 32, 33), (31, 32, 33, 34), 'contradicted here'),
     ((31, 30, 31, 30), (30, 31, 30, 31), 'not told apart'), ((30, 31, 32), (30.01, 31.02, 31.98), 'alike')])

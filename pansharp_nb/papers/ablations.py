@@ -285,6 +285,10 @@ def _marks(pairs, home=()): # EXP and GSA on the same scenes
     return pd.concat(map(one, ('EXP', 'GSA'))).assign(seed=0, weights='-')
 
 # %% ../../nbs/papers/ablations.ipynb #35698f18
+def _of(study, d): # scores that know whose they are
+    d.attrs['study'] = study
+    return d
+
 def found(
     study:str, profile:str='quick', # as in `run`
     scenes:str='auto', seeds:str='auto', # as in `run`; numbers separated by commas, or the study's own
@@ -294,16 +298,16 @@ def found(
     "What a report of a study shows; `ValueError` where nothing is committed, or nothing that more of the same can be added to."
     asked = None if seeds=='auto' else [int(i) for i in seeds.split(',')]
     if take=='new':
-        d = run(study, profile, scenes, asked, steps, device)
+        d = _of(study, run(study, profile, scenes, asked, steps, device))
         return d, said(study, d, profile, steps), {}, {}
     was = Committed(study, profile)
-    d = was.scores
+    d = _of(study, was.scores)
     today = said(study, d, profile, steps)
     if take=='more':
         if today!=was.said: raise ValueError(f'{study}: the report holds "{was.said}", and today it would be "{today}"; take new')
         had = [int(i) for i in d[d.weights!='-'].seed.unique()]
         more = run(study, profile, scenes, [i for i in asked or range(studies[study].seeds) if i not in had], steps, device)
-        d = pd.concat([d, more[(more.weights!='-') & more.scene.isin(d.scene)]]) # scenes that it was not judged on would be of fewer trainings
+        d = _of(study, pd.concat([d, more[(more.weights!='-') & more.scene.isin(d.scene)]])) # scenes that it was not judged on would be of fewer trainings
         return d, said(study, d, profile, steps), {'Trained before': [*was.notes.get('Trained before', []), f'seeds {", ".join(map(str, had))}, at commit {was.origin["commit"]}']}, {}
     other = {k: v for k,v in was.notes.items() if k=='Trained before'}
     if (now := today.partition('; seeds')[0])==was.said.partition('; seeds')[0]: return d, today, other, was.more
@@ -380,9 +384,10 @@ def conclusion(
     if best!=ref: out = f'{out[:-1]}; "{ref}", with which all are compared, has {number(per[ref])}.'
     e = e.reindex(columns=['low', 'high', 'p']).dropna() # of one training on one scene there is no interval
     idle = [m for m in e.index if floors(scores, metric) and floor_faults(scores, [], [m, ref], metric)]
-    e = e.drop(idle).assign(p=lambda d: holm(2*d.p.clip(upper=1-d.p)))
+    again = looks(scores.attrs['study'], scores) if 'study' in scores.attrs else 1
+    e = e.drop(idle).assign(p=lambda d: again*holm(2*d.p.clip(upper=1-d.p)))
     sure = {'worse': e.index[(e.high<0) & (e.p<.05)], 'better': e.index[(e.low>0) & (e.p<.05)], '': e.index[(e.low<=0) & (e.high>=0) | (e.p>=.05)]}
-    words = [f'{k} than "{ref}" (95 % interval without zero, as one of {len(e)}): {_each(ix)}' for k,ix in sure.items() if k and len(ix)]
+    words = [f'{k} than "{ref}" (95 % interval without zero, Holm-corrected for {len(e)}): {_each(ix)}' for k,ix in sure.items() if k and len(ix)]
     words += [f'not told apart from it at this size: {_each(sure[""])}'] if len(sure['']) else []
     words += [f'not trained far enough to be compared with it: {_each(idle)}'] if idle else []
     if said_so := '; '.join(words): out += f' {said_so[0].upper()}{said_so[1:]}.'

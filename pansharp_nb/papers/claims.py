@@ -25,7 +25,7 @@ words = {
     'contradicted by the paper itself': ("the paper's own table or formula does not bear out the sentence", '#7b3fa0'),
     'contradicted here': ("a comparison is on the other side, by more than is small, after Holm's correction for how many the claim makes", '#b5301f'),
     'alike': ('nothing is worse, and at least one difference is certain to be smaller than anyone would act on', '#2470a8'),
-    'not told apart': ("the interval of a difference holds zero, leaves it only before Holm's correction, or reaches beyond the margin of a claim of likeness", '#666666'),
+    'not told apart': ("the interval of a difference holds zero, leaves it only before Holm's correction, or reaches beyond the margin of a claim of likeness; or a real image says otherwise than made-up scenes", '#666666'),
     'not trained far enough': ('a network is below plain interpolation, on the mean or in more than one training of five, or the better one is not above GSA, or the one that lost was still learning, or nobody has trained it so yet', '#8a6d00'),
     'not testable here': ('data or code that cannot be had, or scenes of fewer than three images', '#888888')}
 order = tuple(words)
@@ -95,26 +95,31 @@ def _scores(test, studies:str):
         if d is not None: d['weights'] = d.weights.where(d.method.isin(('EXP', 'GSA')), 'trained') # a study trains all its variants
     if d is None or 'sensors' not in test: return d
     d = d[d.sensor.isin(test['sensors'])]
-    return d if test.get('by')!='kind' else d.assign(sensor=d.sensor+d.scene.str.contains('rr_').map({True: ' that came degraded', False: ''}))
+    return d if test.get('by')!='kind' else d.assign(sensor=d.sensor+d.scene.str.contains('rr_').map({True: ' that came degraded', False: ' pairs degraded here'}))
 
 def _asked(test): return [test['board']] if isinstance(test['board'], str) else test['board'] # protocols
 
-def _board(protocols, test, wald): # scores under each of these protocols, none of whose metrics two of them have
+def _board(protocols, test, wald): # scores under each of these protocols; no metric of a claim is in two of them
     found = [d for p in protocols if (d := boards.scores(p, test.get('convention', 'toolbox'), wald)) is not None]
     return pd.concat(found) if found else None
 
 # %% ../../nbs/papers/claims.ipynb #48f2b76c
 _real = dict(truth='reduced', truth_full='full') # the protocol that made-up scenes stand in for
 
-def _vetoed(d, test): # of `compared`, on made-up scenes -> with `opposed`; was there a real scene to ask?
-    x = _board([_real[b] for b in _asked(test)], test, test.get('convention', 'toolbox'))
-    x = x[x.sensor.isin(test['sensors'])]
-    def against(r): # do these say otherwise?
+def _on_real(d, test): # of `compared`, on made-up scenes -> of each comparison its difference on every real image that there is
+    how = test.get('convention', 'toolbox') # who has metrics of its own has a degradation of its own
+    x = _board([_real[b] for b in _asked(test)], test, how)
+    x = x[x.sensor.isin(test.get('sensors', x.sensor))]
+    def each(r):
         part = x[(x.metric==r['metric']) & x.method.isin((r['a'], r['over'])) & (x.sensor.eq(r['sensor']) if r['sensor'] else True)]
-        if part.method.nunique()<2 or _said(r) not in ('better', 'worse'): return False
-        seen = effects.differences(effects.table(part), r['a'], r['over'], r['metric'])[0].mean()-test.get('lead', 0)
-        return bool(seen*r['effect']<0)
-    return d.assign(opposed=[against(r) for r in d.to_dict('records')]), len(x)>0
+        if part.method.nunique()<2: return []
+        v,scene,_ = effects.differences(effects.table(part), r['a'], r['over'], r['metric'])
+        return (pd.Series(v).groupby([effects.image_of(s) for s in scene]).mean()-test.get('lead', 0)).tolist()
+    return [each(r) for r in d.to_dict('records')]
+
+def _otherwise(r, seen, within): # a comparison on made-up scenes; what real images show: does one say otherwise?
+    if within is not None or _said(r)=='alike': return any(abs(v)>(within or effects.least[r['metric']]) for v in seen)
+    return any(v*r['effect']<=0 for v in seen)
 
 # %% ../../nbs/papers/claims.ipynb #fe12fe63
 def progress(
@@ -193,23 +198,25 @@ def _deciding(d, within): # the comparison farthest on the wrong side, in widths
 def _own(test): return [test['a']] if isinstance(test['a'], str) else test['a'] # whom the claim is about
 
 # %% ../../nbs/papers/claims.ipynb #3e776286
-def _stood_in(d, real): # of `_vetoed`, comparisons of which a note speaks
-    if not real: return 'on made-up scenes'
-    other = list(dict.fromkeys(f'{r.over} in {r.metric}' for r in d[d.opposed].itertuples()))
-    said = f'point the other way against {", ".join(other)}' if other else 'do not say otherwise'
-    return f'on made-up scenes, and the real ones that there are {said}'
+def _where(d, scores, test): # the comparisons, with `seen` and `opposed`: on what
+    if 'seen' in d:
+        asked = d[d.seen.map(bool)]
+        k = int(asked.opposed.sum())
+        real = f'a real image says otherwise in {k} of {len(asked)} comparisons' if k else 'real images do not say otherwise' if len(asked) else ''
+        return '; '.join(filter(None, ('on made-up scenes', real)))
+    if parts := [*dict.fromkeys(filter(None, d.sensor))]: return f'on {", ".join(parts)}'
+    many = scores.sensor.nunique() if 'board' in test and 'sensors' not in test else 1
+    return f'on {many} satellites together' if many>1 else ''
 
-def _notes(d, test, lost, gone, faults, looks, about, where): # who decides last; `where`: the parts that were told apart
-    said = [test['stood in'](d)] if 'stood in' in test else []
-    said += [f'on {", ".join(where)}'] if where else []
-    said += [test['aside']] if 'aside' in test else []
-    said += [f'less the {test["lead"]:g} claimed'] if 'lead' in test else []
+def _notes(test, on, lost, gone, looks): # what is to be said of a test
+    said = [on, test.get('aside', ''), f'less the {test["lead"]:g} claimed' if 'lead' in test else '']
     said += [f'{", ".join(gone)} cannot be rebuilt'] if gone else []
     said += [f'not compared with {", ".join(lost)}'] if lost else []
-    said += [f'a second look: intervals of {100*effects.level(looks):g} %']*(looks>1)
+    return [*filter(None, said), *[f'a second look: intervals of {100*effects.level(looks):g} %']*(looks>1)]
+
+def _remarks(test, about): # methods
     own = boards.remarks() if 'board' in test else {}
-    said += [f'{n}: {own[n]}' for n in about if n in own]
-    return '; '.join([*said, *_shortly(faults)])
+    return [f'{n}: {own[n]}' for n in about if n in own]
 
 # %% ../../nbs/papers/claims.ipynb #1b2665f7
 def _shortly(faults, most=3): # of all pairs; more than a few are told by their reason, without the metric
@@ -242,18 +249,18 @@ def _tested(test, studies): # words a metric, the deciding comparison, a note
     looks = ablations.looks(test['study'], scores) if 'study' in test else 1
     d,lost = compared(scores, test['a'], over, test['metrics'], test.get('lead', 0.), test.get('by'), looks)
     if not len(d): return {}, None, _missing(test, scores, lost)
+    within = test.get('within')
     if 'board' in test and {*_asked(test)}<={*_real}:
-        d,real = _vetoed(d, test) if 'within' not in test else (d, 0)
-        test = test | {'stood in': partial(_stood_in, real=real)}
-    d = d.assign(faults=_faults(d, scores, test.get('within'), test.get('study')))
-    where = [*dict.fromkeys(filter(None, d.sensor))]
-    if not where and 'board' in test and 'sensors' not in test and (n := scores.sensor.nunique())>1: where = [f'{n} satellites together']
-    words = {m: metric_word(g, test.get('within')) for m,g in d.groupby('metric', sort=False)}
+        d = d.assign(seen=_on_real(d, test))
+        d['opposed'] = [_otherwise(r, r['seen'], within) for r in d.to_dict('records')]
+    d = d.assign(faults=_faults(d, scores, within, test.get('study')))
+    words = {m: metric_word(g, within) for m,g in d.groupby('metric', sort=False)}
+    note = _notes(test, _where(d, scores, test), lost, gone, looks)
     if any(o in networks.networks for o in lost): words = {m: 'not trained far enough' if w=='confirmed' else w for m,w in words.items()}
     if 'contradicted here' in words.values():
-        e = _deciding(d[[not f and not o for f,o in zip(d.faults, d.get('opposed', [False]*len(d)))]], test.get('within'))
-        return words, e, _notes(d.loc[[e.name]], test, lost, gone, [], looks, (e.a, e.over), where)
-    return words, _deciding(d, test.get('within')), _notes(d, test, lost, gone, _told(d), looks, (*_own(test), *test['over']), where)
+        e = _deciding(d[[not f and not o for f,o in zip(d.faults, d.get('opposed', [False]*len(d)))]], within)
+        return words, e, '; '.join([*note, *_remarks(test, (e.a, e.over))])
+    return words, _deciding(d, within), '; '.join([*note, *_remarks(test, (*_own(test), *test['over'])), *_shortly(_told(d))])
 
 # %% ../../nbs/papers/claims.ipynb #a7ae7b5b
 def _kind(test): return 'size' if {'count', 'timed'} & set(test) else 'paper' if {'printed', 'shown'} & set(test) else 'quality'
@@ -335,9 +342,10 @@ def conclusion(card:pd.DataFrame)->str: # of `scorecard`
     said = ', '.join(f'{k} {w}' for w in _judged if (k := int((done.verdict==w).sum())))
     exact = [f'Of {len(d)} {said} {d.verdict.isin(_judged[:2]).sum()} are confirmed.' for k,said in kinds.items() if k!='quality' for d in [card[card.kind==k]]]
     why = ', '.join(f'{n[w]} {w}' for w in open_)
-    each = metric_by_metric(card)
+    each,made = metric_by_metric(card),sum('made-up' in str(v) for v in done.get('note', ()))
+    stood = f'; {made} of them on made-up scenes' if made else ''
     single = f'Those that could be tested are {each.sum()} verdicts, metric by metric: {", ".join(f"{k} {w}" for w,k in each.items())}. '*bool(len(each))
-    return f'Of {len(q)} claims about quality {len(done)} could be judged: {said or "none"}. {single}{" ".join(exact)} Open are {sum(n[w] for w in open_)} claims: {why}.'
+    return f'Of {len(q)} claims about quality {len(done)} could be judged: {said or "none"}{stood}. {single}{" ".join(exact)} Open are {sum(n[w] for w in open_)} claims: {why}.'
 
 # %% ../../nbs/papers/claims.ipynb #31438905
 def _links(slug): # of a paper's reports, tables first
