@@ -92,7 +92,7 @@ _unroll = _small|_quick|dict(batch=4, steps=400, bands=(4,), knobs=dict(d=4, blo
 _lands = {'all satellites': dict(on=()), 'GF2 alone': {}, 'all but GF2': dict(on=('IKONOS', 'PLEIADES', 'QB', 'SPOT6', 'WV2'))}
 _guides = {f'{n}: prompt guidance {k}': dict(spim=k.replace('-', '_')) for n,k in (('I', 'channel'), ('II', 'spatial'), ('III', 'spatial-channel'), ('IV', 'cross-attention'))}
 studies |= dict(
-    sidp_table5=Study('SIDP', _grid, 'C=64 N=4', _blind, 'full', tuple(f'C={C} N={N}' for C,N in ((8, 4), (16, 4), (32, 2), (32, 4), (32, 6), (64, 2), (64, 4), (64, 6), (128, 4))), seeds=3, looks=2),
+    sidp_table5=Study('SIDP', _grid, 'C=64 N=4', _blind, 'full', tuple(f'C={C} N={N}' for C,N in ((8, 2), (8, 4), (8, 6), (16, 2), (16, 4), (16, 6), (32, 2), (32, 4), (32, 6), (64, 2), (64, 4), (64, 6), (128, 4))), seeds=3, looks=2),
     sidp_table6=Study('SIDP', _shares, 'alpha=0.5 beta=0.5', _blind, 'full', tuple(k for i,k in enumerate(_shares) if i%2==0)),
     sidp_table7=Study('SIDP', _without, 'full', _blind, 'full', kept=(0, 1, 2), looks=2),
     sidp_fig9=Study('SIDP', {'SIDP': {}} | {m: dict(model=m, recipe=_seen) for m in ('DRPNN', 'DiCNN1', 'LAGConv', 'TFNet', 'LDPNet')} | {'MSDDN': dict(model='MSDDN', recipe=_seen | _slow)}, 'SIDP', _blind, 'full', on=('WV2',), judged=('GF2', 'PLEIADES'), looks=2),
