@@ -9,7 +9,7 @@ from pansharp_nb.data.scenes import open_scene, to_tensors
 from pansharp_nb.data.synthetic import made_up
 from pansharp_nb.models import networks
 from pansharp_nb.models.networks import build
-from pansharp_nb.papers import ablations, boards, claims, effects
+from pansharp_nb.papers import ablations, boards, claims, comparison, effects
 from pansharp_nb.papers.reported import agreement, paper_and_ours, board, reported
 from pansharp_nb.recipes import recipe
 
@@ -103,6 +103,13 @@ def test_real_images_have_a_veto(monkeypatch, made, real, more, verdict):
     monkeypatch.setattr(claims.boards, 'scores', lambda protocol, *_: dict(truth=up, reduced=seen)[protocol])
     found = claims.verdict_of(dict(id='X', paper='SIDP', says='', where='', holds='yes', test=ask | more))
     assert found['verdict']==verdict and ('says otherwise in 1 of 1' in found['note'])==(verdict=='not told apart') and ('real' in found['note'])==bool(real)
+
+@pytest.mark.parametrize('images, stands', [(0, True), (2, True), (3, False)])
+def test_made_up_scenes_stand_beside_few_images(images, stands):
+    "Beside none, one or two real images of a satellite of the paper, and of no other."
+    each = [dict(scene=f'QB{i}', protocol='reduced') for i in range(images)]+[dict(scene='made', protocol='truth')]
+    d = pd.DataFrame([r | dict(sensor='QB', method='a', metric='PSNR', value=1.) for r in each])
+    assert [('truth' in set(comparison._held(d, data).protocol)) for data in (['QB', 'GF2'], ['GF2'])]==[stands, False]
 
 def test_kinds_are_judged_apart(monkeypatch):
     "A difference that cancels over two kinds of scenes is no likeness."
