@@ -311,14 +311,15 @@ _noise = '.*(num_workers|TF32|val_dataloader|exists and is not empty|not resumab
 # %% ../nbs/training.ipynb #bfb6fb69
 def _claim(out, said, resume):
     last,words = target(out, folder=True)/'last.ckpt',out/'run.json'
-    for p in (p for k in ('*.part', '.*.part') for p in out.glob(k)): p.unlink(missing_ok=True) # of a run that was killed
+    first = not rank_zero_only.rank # of several processes one cleans and writes: the others' parts are not of a run that was killed
+    for p in (p for k in ('*.part', '.*.part') for p in out.glob(k) if first): p.unlink(missing_ok=True) # of a run that was killed
     if last.exists() and not resume: raise ValueError(f'{out} holds a run: go on with --resume, or choose another folder')
     if last.exists() and words.exists():
         try: was = dict(json.loads(words.read_text(encoding='utf-8')))
         except ValueError: raise ValueError(f'{words} is damaged: it says no more what was trained here; choose another folder') from None
         other = [k for k in said if was.get(k)!=said[k]]
         if other: raise ValueError(f'{out} was begun with another {other[0]}: resume with the same, or choose another folder')
-    write(words, json.dumps(said, indent=1))
+    if first: write(words, json.dumps(said, indent=1))
     return last if last.exists() else None
 
 def _sound(ckpt, task): # can this training go on from there?
