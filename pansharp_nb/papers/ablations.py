@@ -383,15 +383,17 @@ def conclusion(
     out = f'"{best}" has the best {metric} of {len(per)} variants, {number(per[best])} ({size}).'
     if best!=ref: out = f'{out[:-1]}; "{ref}", with which all are compared, has {number(per[ref])}.'
     e = e.reindex(columns=['low', 'high', 'p']).dropna() # of one training on one scene there is no interval
-    idle = [m for m in e.index if floors(scores, metric) and floor_faults(scores, [], [m, ref], metric)]
+    stands = floors(scores, metric)
+    idle = [m for m in e.index if stands and floor_faults(scores, [], [m, ref], metric)]
     again = looks(scores.attrs['study'], scores) if 'study' in scores.attrs else 1
     e = e.drop(idle).assign(p=lambda d: again*holm(2*d.p.clip(upper=1-d.p)))
-    sure = {'worse': e.index[(e.high<0) & (e.p<.05)], 'better': e.index[(e.low>0) & (e.p<.05)], '': e.index[(e.low<=0) & (e.high>=0) | (e.p>=.05)]}
-    words = [f'{k} than "{ref}" (95 % interval without zero, Holm-corrected for {len(e)}): {_each(ix)}' for k,ix in sure.items() if k and len(ix)]
-    words += [f'not told apart from it at this size: {_each(sure[""])}'] if len(sure['']) else []
+    sure = {'worse': e.index[(e.high<0) & (e.p<.05)], 'better': e.index[(e.low>0) & (e.p<.05)]}
+    open_ = [m for m in e.index if not any(m in ix for ix in sure.values())]
+    words = [f'{k} than "{ref}" (95 % interval without zero, Holm-corrected for {len(e)}): {_each(ix)}' for k,ix in sure.items() if len(ix)]
+    words += [f'not told apart from it at this size: {_each(open_)}'] if open_ else []
     words += [f'not trained far enough to be compared with it: {_each(idle)}'] if idle else []
     if said_so := '; '.join(words): out += f' {said_so[0].upper()}{said_so[1:]}.'
-    if not (stands := floors(scores, metric)): return f'Interpolation was not run beside it, so no claim rests on this. {out}'
+    if not stands: return f'Interpolation was not run beside it, so no claim rests on this. {out}'
     ground = stands[1]
     means = scores[scores.metric==ground].groupby('method').value.mean()
     gaps = {m: above(scores, m, 'EXP', ground) for m in per.index}

@@ -74,9 +74,8 @@ def _each(ds, methods, **kw): # as `scoring.score`; `None` if none can
 # %% ../../nbs/papers/comparison.ipynb #d9123760
 def _moved(scores): # what `boards.registered` changes
     d,here = boards.shifted(),'built' in {*scores.get('profile', ())} and 'full' in {*scores.get('protocol', ())}
-    off = [n for n in boards.folds().query('ms_off>0').scene if n in {*scores.get('scene', ())}]
     notes = {'PAN came more than a pixel off, and is moved by whole pixels': d} if d and here else {}
-    return notes | ({'MS came two pixels of PAN off; PAN and the truth are moved to it, but no training saw them so': off} if off else {})
+    return notes | boards.moved(scores.get('scene', ()))
 
 def set_apart(
     scores:pd.DataFrame # tidy
@@ -88,7 +87,7 @@ def set_apart(
 # %% ../../nbs/papers/comparison.ipynb #31756131
 def _seen(scores): # tidy, of the boards -> a note
     built = scores.query('profile=="built"').method.unique() if 'profile' in scores else ()
-    words = {m: cs[0]['words'] for m,cs in boards.cards().items() if m in built}
+    words = {m: cs[0]['words'] for m,cs in boards.kept_trainings().items() if m in built}
     each = {m: q['steps']*q['batch']*q['patch']**2/1e6 for m,q in words.items()}
     said = ', '.join(f'{m} {reporting.number(v, 2)}' for m,v in sorted(each.items(), key=lambda p: -p[1]))
     return {'How much each network saw in a training, million pixels of PAN': [said]} if each else {}
@@ -143,7 +142,7 @@ def _kind_notes(parts, where): # pairs that we degrade, and scenes that came deg
         t = d.pivot_table(index='scene', columns='method', values='value')
         if 'EXP' not in t or t.shape[1]<2: continue
         gain = t.drop(columns='EXP').mean(axis=1)-t.EXP
-        by = gain.groupby(gain.index.astype(str).str.contains('rr_')).agg(['mean', 'size'])
+        by = gain.groupby([boards.came_degraded(str(n)) for n in gain.index]).agg(['mean', 'size'])
         if len(by)==2 and abs(by['mean'].diff().iloc[1])>1: lines.append(f'{n}: in PSNR its classical methods are {by["mean"][True]:+.1f} dB from interpolation on the {by["size"][True]} scenes that came degraded and {by["mean"][False]:+.1f} on the {by["size"][False]} others, so the means mix two kinds')
     return {f'Two kinds of scenes{where}': lines} if lines else {}
 
@@ -203,8 +202,7 @@ class Comparison(_Shown):
     "A table of a paper and our scores of the same methods."
     def tables(self):
         out = {}
-        for n,b,d,what in self.beside():
-            n = n.removesuffix(', made up')
+        for n,b,d,what in [(n, b, *p) for n,b in self.boards.items() for p in self.mine(n)]:
             out[f'{n} in the paper, {what or "no scene here"}'] = _beside(b, d, self.same)
             if what and self.ref in set(d.method): out[f'{n}: how much better than each {self.ref} is, {what}'] = against(d, self.ref, b.index, b.columns)
         b,d = self.parts().get('our other satellites', ((), ()))
@@ -292,7 +290,7 @@ def stand_in_agreement()->pd.DataFrame: # satellite, methods x metric and scenes
     rows = {}
     for kinds,k in {('reduced', 'truth'): 'PSNR', ('full', 'truth_full'): 'QNR'}.items():
         real,made = (boards.scores(p) for p in kinds)
-        real = real.assign(kind=real.sensor+real.scene.str.contains('rr_').map({True: ' that came degraded', False: ''}))
+        real = real.assign(kind=real.sensor+real.scene.map(boards.came_degraded).map({True: ' that came degraded', False: ''}))
         for of,ref in real[real.sensor.isin([*boards.stand_ins, boards.control])].groupby('kind'):
             mine = ref.sensor.iloc[0]
             for who in ('classical', 'networks'):
