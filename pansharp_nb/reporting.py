@@ -439,8 +439,10 @@ def lead(
 )->str:
     "What was run, in a sentence."
     one = {k: ', '.join(map(str, scores[k].unique())) for k in ('seed', 'profile')}
-    how = ' and '.join(_words[p] for p in scores.protocol.unique())
-    run = f"{scores.scene.nunique()} scenes, {scores.method.nunique()} methods, seed {one['seed']}, profile {one['profile']}"
+    how = '; '.join(_words[p] for p in scores.protocol.unique())
+    trained = scores[scores.profile=='built'].seed.nunique() # on the boards
+    how_often = f"{plural(trained, 'training')} of each network" if trained else f"seed {one['seed']}, profile {one['profile']}"
+    run = f"{scores.scene.nunique()} scenes, {scores.method.nunique()} methods, {how_often}"
     by,names = ' and '.join(scores.get('convention', pd.Series(['toolbox'])).unique()),scores.scene.unique()
     what = 'Mean ± standard deviation' if spread else 'Means'
     return f"{how}; metrics as {by} has them. {run}. {what} over the scenes{' '+', '.join(names) if len(names)<13 else ''}."

@@ -82,9 +82,10 @@ def test_claims_are_whole(texts):
         named = {*([t['a']] if isinstance(t.get('a'), str) else t.get('a', ())), *t.get('over', ()), *t.get('gone', ())}
         if 'study' in t: assert named<=set(ablations.studies[t['study']].variants) | set(networks.absent), c['id']
         if 'board' in t: assert named<=known | set(networks.absent), c['id']
+        assert 'print' not in t or c['holds']=='partly' and claims._printed_word(c['paper'], dict(printed=t['print']))[0]=='contradicted by the paper itself', f'{c["id"]}: the table does not say otherwise'
         assert all((root/o['shown']).exists() for o in (t, *t.get('as', {}).values()) if 'shown' in o), c['id']
 
-fields = dict(board='board a over gone metrics sensors by within lead convention wald aside', study='study a over gone metrics sensors within untrained aside', count='count a knobs bands equals tolerance near factor less_than more_than as',
+fields = dict(board='board a over gone metrics sensors by within lead convention wald aside print', study='study a over gone metrics sensors within untrained aside print', count='count a knobs bands equals tolerance near factor less_than more_than as fitted',
     printed='printed', timed='timed a over', shown='shown as_said note', needs='needs', untrained='untrained')
 
 def scores(**values): # method -> PSNR of each scene
@@ -102,7 +103,8 @@ def test_real_images_have_a_veto(monkeypatch, made, real, more, verdict):
     seen = scores(a=[30+v for v in real], b=[30.]*len(real)).assign(weights='-') if real else up[:0]
     monkeypatch.setattr(claims.boards, 'scores', lambda protocol, *_: dict(truth=up, reduced=seen)[protocol])
     found = claims.verdict_of(dict(id='X', paper='SIDP', says='', where='', holds='yes', test=ask | more))
-    assert found['verdict']==verdict and ('says otherwise in 1 of 1' in found['note'])==(verdict=='not told apart') and ('real' in found['note'])==bool(real)
+    assert found['verdict']==verdict and ('of 1 difference that they show real images say otherwise in 1' in found['note'])==(verdict=='not told apart')
+    assert ('real images' in found['note'])==bool(real)!=('no real image to check them by' in found['note'])
 
 @pytest.mark.parametrize('images, stands', [(0, True), (2, True), (3, False)])
 def test_made_up_scenes_stand_beside_few_images(images, stands):
@@ -171,9 +173,9 @@ def test_one_rival_that_has_learned_refutes(monkeypatch, over, verdict):
     levels = dict(a=33, b=36, c=29, d=32, GSA=31, EXP=30)
     d = pd.concat([scores(**{m: [v+i for i in range(6)]}).assign(weights='-' if m.isupper() else 'w') for m,v in levels.items()])
     monkeypatch.setattr(claims, '_scores', lambda *_: d)
-    words,e,note = claims._tested(dict(board='reduced', a='a', over=[*over], metrics=['PSNR']), 'quick')
+    words,e,note,waits = claims._tested(dict(board='reduced', a='a', over=[*over], metrics=['PSNR']), 'quick')
     assert words==dict(PSNR=verdict) and e.over==over[0]
-    assert note==('c is below EXP' if over=='c' else '')
+    assert (note, waits)==(('c is below EXP', 'c') if over=='c' else ('', ''))
 
 def test_study_is_trained_once(tmp_path):
     "The second call reads; a third without one result trains that one again, to the same bytes."
@@ -189,7 +191,8 @@ def test_study_is_trained_once(tmp_path):
 def test_boards_keep_what_another_machine_trained(tmp_path, monkeypatch):
     "A fold of today's recipe is not trained again and stays in the file; one of another recipe does not, nor does one that is still being judged come in; and fewer of a new recipe do not replace those of the old."
     q = json.loads(json.dumps(asdict(recipe('PNN', 'board'))))
-    more = dict(recipe='board', minutes=1., machine='', precision='', validation=[], without=[], commit='')
+    curve = [[1, 30.], [2, 31.], [3, 31.5]]
+    more = dict(recipe='board', minutes=1., machine='', precision='', validation=curve, without=[], commit='')
     def fold(home, k, steps):
         d = home/'built'/'PNN'/str(k)
         d.mkdir(parents=True)
@@ -212,6 +215,11 @@ def test_boards_keep_what_another_machine_trained(tmp_path, monkeypatch):
     (tmp_path/'to'/'built'/'PNN.json').write_text(json.dumps([dict(seed=k, words=q | dict(steps=7), validation=[]) for k in range(3)]), encoding='utf-8')
     boards.collect(home=tmp_path/'new', to=tmp_path/'to')
     assert {c['words']['steps'] for c in boards.kept_trainings('built', tmp_path/'to')['PNN']}=={7}, 'two trainings of a new recipe replaced three of the old'
+    short = [[1, 30.], [2, 30.5], [3, 30.75]]
+    (tmp_path/'to'/'built'/'PNN.json').write_text(json.dumps([dict(seed=k, words=q | dict(steps=7), steps=7, validation=short) for k in (1, 3)]), encoding='utf-8')
+    assert not (tmp_path/'to'/'built'/'longer.csv').exists()
+    for _ in range(2): boards.collect(home=tmp_path/'new', to=tmp_path/'to')
+    assert boards.longer(at=tmp_path/'to').to_dict('records')==[dict(network='PNN', before=7, steps=q['steps'], last_third=.25, gained=.75, last_third_now=.5)]
     monkeypatch.undo()
     with pytest.raises(ValueError, match='another recipe: move it away'): boards.fold_scores('PNN', 2, scenes=tmp_path, home=tmp_path/'old')
 

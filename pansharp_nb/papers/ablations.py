@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['studies', 'Study', 'recipes_of', 'profile', 'size', 'said', 'ground', 'held', 'test_pairs', 'run', 'found', 'summary',
-           'beside', 'effects', 'dots', 'conclusion', 'curves', 'unseen', 'turned', 'pictures', 'history',
+           'beside', 'effects', 'dots', 'conclusion', 'curves', 'unseen', 'mask_views', 'turned', 'pictures', 'history',
            'size_and_floor', 'looks']
 
 # %% ../../nbs/papers/ablations.ipynb #38ddfcab
@@ -21,8 +21,8 @@ from ..data.scaling import scale_of
 from ..models.networks import WithText, as_method
 from .boards import folds, four, precision, registered, told
 from .comparison import scenes_of
-from .effects import above, at_home, effect, floor_faults, floors, holm, homes, least, lower
-from .reported import metrics, reported
+from .effects import above, at_home, effect, floor_faults, floors, holm, homes, least, level, lower
+from .reported import factor, metrics, reported
 from ..reporting import Committed, jpeg, number, plural, report_file, rgb_bands, strip
 from ..recipes import Recipe, recipe
 from ..prompts import text_vectors
@@ -47,6 +47,7 @@ class Study:
     one:str=''             # the satellite of `quick`; all if empty, or if there are no scenes of it
     looks:int=1            # how often it was judged: once, if not with fewer seeds or scenes before
     kept:tuple=(0, 2)      # folds of the boards that it does not learn from; of a single satellite (0, 1, 2, 4)
+    masks:str=''           # of PreMix: its masks are measured, and shown on a scene of this satellite
 
 # %% ../../nbs/papers/ablations.ipynb #23750cde
 # chkstyle: skip
@@ -56,6 +57,7 @@ _quick = dict(lr=4e-3, warmup=100)
 _b,_h = _px|dict(knobs=dict(dim=16)), _px|_quick|dict(steps=600, knobs=dict(dim=8))
 _cuts = {f'beta={b:g}': dict(mixing='step', beta=b) for b in (.1, .3, .5, .7, .9)} | {'trained': dict(mixing='trainable')}
 _acts = {f'{a}, soft': dict(mask_act=a, mixing='soft') for a in mask_acts} | {'tanh_relu, step': dict(mixing='step'), 'tanh_relu, trained': dict(mixing='trainable')}
+_masked = {'sigmoid': dict(mask_act='sigmoid', mixing='soft'), 'Tanh(ReLU)': dict(mask_act='tanh_relu', mixing='soft'), 'step of Tanh(ReLU)': dict(mixing='step', beta=.3)}
 _parts = {f'{"" if e else "w/o "}EWFM, {"" if p else "w/o "}PF': dict(ewfm=e, pf=p) for p in (False, True) for e in (False, True)}
 _ways = {'w/o HP, w/o HE': ('orig',), 'HP, w/o HE': ('hp', 'orig'), 'w/o HP, HE': ('he', 'orig'), 'HP, HE': ('hp', 'he', 'orig')}
 studies = dict(
@@ -64,6 +66,7 @@ studies = dict(
     premix_table6=Study('PreMix-H', {'1x': dict(scales=(1,)), '1x,2x': dict(scales=(2, 1)), '1x,2x,4x': dict(scales=(4, 2, 1))}, '1x,2x,4x', _h, one='GF2'),
     premix_fig17=Study('PreMix-B', _cuts, 'trained', _b, one='GF2', looks=2),
     premix_fig18=Study('PreMix-B', _acts, 'tanh_relu, trained', _b, one='GF2'),
+    premix_fig19=Study('PreMix-B', _masked, 'Tanh(ReLU)', _px|dict(knobs=dict(dim=16, layers=4)), kept=(3, 4), looks=2, masks='WV2'),
     premix_fig20=Study('PreMix-B', {f'L={n}': dict(layers=n) for n in (2, 3, 4, 5)}, 'L=2', _b, one='GF2'),
     premix_fig21=Study('PreMix-B', {f'K={k}': dict(pf_kernel=k) for k in (1, 3, 5, 7, 9)}, 'K=3', _b, one='GF2', looks=2))
 
@@ -195,7 +198,8 @@ def test_pairs(
 _drawn = 'drawn.safetensors' # what a training makes of the scenes that are shown
 
 def _views(s, profile, device='cpu'): # as `test_pairs`, to draw: of satellites that no network has seen; a made-up scene has its truth
-    ds = scenes_of(s.judged, settings.profile('smoke' if profile=='smoke' else 'auto')) if s.judged else []
+    on = s.judged or (s.masks,)*bool(s.masks)
+    ds = scenes_of(on, settings.profile('smoke' if profile=='smoke' else 'auto')) if on else []
     at = [(d, 'reduced' if 'gt' in d else s.protocol) for d in ds]
     return [(d, *scoring.pair(registered(d, p), p, device, torch.float32)) for d,p in at]
 
@@ -209,7 +213,8 @@ def _whole(folder, sensors): # full-scale scenes of these sensors, of more than 
 def _trained(
     model:str, q:Recipe, pairs, files, # network, recipe, `test_pairs`, scenes to train on
     out:Path, seed:int=0, device='cpu', kept=(), # as in `test_pairs`
-    home=(), shown=()                  # `test_pairs` of the satellite it learns from; of scenes to draw
+    home=(), shown=(),                 # `test_pairs` of the satellite it learns from; of scenes to draw
+    masks=False                        # of PreMix: measure them, and draw them in place of results
 )->pd.DataFrame:                        # `scene, sensor, metric, value`; the validation curve as metric `curve`, its steps as scenes
     "Train one variant once and judge it; read what is there if it was done before."
     done = out/'scores.csv'
@@ -222,10 +227,13 @@ def _trained(
     said = text_vectors({d.attrs['name']: d for d,*_ in pairs}, q.text) if q.text else {}
     if q.text=='constant': said = dict.fromkeys(said, next(iter(data.texts.values()))) # the one of the training
     nets = {d.attrs['name']: WithText(net.eval(), said.get(d.attrs['name'])).to(device) for d,*_ in (*pairs, *home, *shown)}
-    def judged(d, ms, pan, ref, s): return _judged(nets[d.attrs['name']], ms, pan, ref, s, q)
+    def judged(d, ms, pan, ref, s):
+        net = nets[d.attrs['name']]
+        return _judged(net, ms, pan, ref, s, q) | (_mask_facts(_masks(net, ms, pan, s, q)) if masks else {})
+    def drawn(net, ms, pan, s): return torch.stack([m.mean(0) for m in _masks(net, ms, pan, s, q)]) if masks else as_method(net, q.scaling)(ms, pan, s)[0]
     rows = _rows(pairs, judged)+_at_home(_rows(home, judged))
     rows += [dict(scene=str(t), sensor='-', metric='curve', value=v) for t,v in clock.curve]
-    if shown: save_file({d.attrs['name']: as_method(nets[d.attrs['name']], q.scaling)(ms, pan, s)[0].float().cpu().contiguous() for d,ms,pan,_,s in shown}, out/_drawn)
+    if shown: save_file({d.attrs['name']: drawn(nets[d.attrs['name']], ms, pan, s).float().cpu().contiguous() for d,ms,pan,_,s in shown}, out/_drawn)
     write(done, pd.DataFrame(rows).to_csv(index=False, float_format='%.6g'))
     for f in out.glob('*.ckpt'): f.unlink()
     return pd.read_csv(done)
@@ -245,6 +253,18 @@ def _losses(net, ms, pan, s, q): # SIDP's two terms, on the values it works on; 
     a,p = scale_of(ms, pan, s, q.scaling)(ms, pan)
     x,aux = net(a, p, aux=True)
     return dict(KL=losses.kl_loss(x, p, aux['up'], aux['gray']).item()*256/p.shape[-2], SAM=losses.sam_loss(x, aux['up'], 'deg').item())
+
+# %% ../../nbs/papers/ablations.ipynb #427d054b
+@torch.no_grad()
+def _masks(net, ms, pan, s, q): # one a layer, (dim, H, W)
+    a,p = scale_of(ms, pan, s, q.scaling)(ms, pan)
+    return [m[0] for m in net(a, p, return_masks=True)[1]]
+
+def _mask_facts(masks):
+    share,c = torch.stack([m.mean() for m in masks]),torch.corrcoef(torch.stack([m.mean(0).flatten() for m in masks]))
+    ends = torch.stack([((m<.05) | (m>.95)).float().mean() for m in masks]).mean()
+    facts = {'mask spread': share.std(), 'mask spread, relative': share.std()/share.mean(), 'mask correlation': c[~torch.eye(len(c), dtype=bool)].nanmean(), 'mask near 0 or 1': ends}
+    return {k: v.item() for k,v in (facts | {f'mask of layer {i+1}': v for i,v in enumerate(share)}).items()}
 
 # %% ../../nbs/papers/ablations.ipynb #4c80bd11
 def run(
@@ -271,7 +291,7 @@ def run(
         model = s.variants[k].get('model', s.model)
         words = json.dumps([model, asdict(q), seed, [p.name for p in lands[k]], [(d.attrs['name'], *ms.shape, *d.attrs.get('pan_moved_px', ())) for d,ms,*_ in (*pairs, *home)]])
         at = keep/study/f'{k}-{hashlib.sha256(words.encode()).hexdigest()[:8]}'.replace('/', '')
-        d = _trained(model, q, pairs, lands[k], at, seed, device, kept, home, shown)
+        d = _trained(model, q, pairs, lands[k], at, seed, device, kept, home, shown, bool(s.masks))
         out.append(d.assign(method=k, seed=seed, weights=f'trained, seed {seed}'))
         if shown and seed==seeds[0]: drawn[k] = str(at/_drawn)
     d = pd.concat(out).assign(protocol=s.protocol, profile=profile)[scoring.columns]
@@ -329,6 +349,7 @@ def beside(study:str, scores:pd.DataFrame)->pd.DataFrame: # a key of `studies`, 
     ours,name = summary(scores),dict(premix='PreMix', sidp='SIDP', sumdun='SUM-DUN', dcfnet='DCFNet').get(paper)
     try: theirs = reported(name, t) if t else reported()[:0]
     except ValueError: theirs = reported()[:0]
+    theirs = theirs.assign(value=theirs.value*[factor.get((name, m), 1) for m in theirs.metric]) # degrees, as ours
     p = theirs[theirs.configuration!=''].pivot_table(index='configuration', columns=['metric', 'sensor'], values='value')
     if not len(p): return ours.dropna(axis=1, how='all').fillna('')
     rows,out = list(dict.fromkeys([*ours.index, *p.index])),{} # what is not trained at this profile comes last
@@ -339,8 +360,11 @@ def beside(study:str, scores:pd.DataFrame)->pd.DataFrame: # a key of `studies`, 
 
 def effects(scores:pd.DataFrame, ref:str, metric:str='PSNR')->pd.DataFrame: # tidy, a variant
     "Every other variant against `ref`."
-    rows = {m: effect(scores, m, ref, metric) for m in scores[scores.metric==metric].method.unique() if m!=ref}
-    return pd.DataFrame.from_dict(rows, orient='index').rename_axis(f'{metric}, how much better than {ref}')
+    share = _share(scores)
+    rows = {m: effect(scores, m, ref, metric, share) for m in scores[scores.metric==metric].method.unique() if m!=ref}
+    return pd.DataFrame.from_dict(rows, orient='index').rename_axis(f'{metric}, how much better than {ref}; {100*share:g} % intervals')
+
+def _share(scores): return level(looks(scores.attrs['study'], scores) if 'study' in scores.attrs else 1)
 
 # %% ../../nbs/papers/ablations.ipynb #72826657
 def dots(
@@ -389,7 +413,7 @@ def conclusion(
     e = e.drop(idle).assign(p=lambda d: again*holm(2*d.p.clip(upper=1-d.p)))
     sure = {'worse': e.index[(e.high<0) & (e.p<.05)], 'better': e.index[(e.low>0) & (e.p<.05)]}
     open_ = [m for m in e.index if not any(m in ix for ix in sure.values())]
-    words = [f'{k} than "{ref}" (95 % interval without zero, Holm-corrected for {len(e)}): {_each(ix)}' for k,ix in sure.items() if len(ix)]
+    words = [f'{k} than "{ref}" ({100*_share(scores):g} % interval without zero, Holm-corrected for {len(e)}): {_each(ix)}' for k,ix in sure.items() if len(ix)]
     words += [f'not told apart from it at this size: {_each(open_)}'] if open_ else []
     words += [f'not trained far enough to be compared with it: {_each(idle)}'] if idle else []
     if said_so := '; '.join(words): out += f' {said_so[0].upper()}{said_so[1:]}.'
@@ -437,6 +461,30 @@ def unseen(
         if files: out[said] = jpeg(strip(pan[0], images, None if ref is None else ref[0], rgb_bands(d)))
         elif said in old: out[said] = old[said]
     return out
+
+# %% ../../nbs/papers/ablations.ipynb #b889dedc
+def _mask_figure(pan, masks, side=160): # (H, W); variant -> (layers, H, W)
+    n,view = max(map(len, masks.values())),(slice(side),)*2
+    h,w = pan[view].shape
+    fig,axs = plt.subplots(len(masks), n+1, figsize=(2.1*(n+1), (2.1*h/w+.3)*len(masks)), layout='constrained', squeeze=False)
+    for row,(k,m) in zip(axs, masks.items()):
+        m = m[:, *view]
+        row[0].imshow(pan[view], cmap='gray')
+        row[0].set_title(k, fontsize=8)
+        for i,(ax,v) in enumerate(zip(row[1:], m)):
+            shown = ax.imshow(v, cmap='viridis', vmin=m.min(), vmax=m.max())
+            ax.set_title(f'layer {i+1}', fontsize=8)
+        fig.colorbar(shown, ax=row, pad=.01, aspect=14)
+        for ax in row: ax.axis('off')
+    return fig
+
+def mask_views(study:str, scores:pd.DataFrame, profile:str='quick')->dict: # as `unseen`
+    "The masks of a study; where nothing was trained just now, those of the report."
+    files = scores.attrs.get('drawn', {})
+    if not files: return dict([*Committed(study, profile).figures.items()][:1])
+    [(d,_,pan,*_)] = _views(studies[study], profile)
+    said = f"PAN of {d.attrs['name']} ({d.attrs.get('licence', 'no licence said')}), and the masks averaged over their channels; each row has its own scale"
+    return {said: jpeg(_mask_figure(pan[0, 0].cpu(), {k: load_file(f)[d.attrs['name']] for k,f in files.items()}))}
 
 # %% ../../nbs/papers/ablations.ipynb #35a71ffb
 def turned(scores:pd.DataFrame)->str: # what `run` gave

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['words', 'order', 'kinds', 'claims', 'compared', 'metric_word', 'whole_word', 'progress', 'verdict_of', 'scorecard',
-           'tally', 'evidence', 'discernible', 'metric_by_metric', 'conclusion', 'front', 'to_readme']
+           'tally', 'evidence', 'discernible', 'left', 'metric_by_metric', 'conclusion', 'front', 'to_readme']
 
 # %% ../../nbs/papers/claims.ipynb #5065f983
 import json, pandas as pd, re, yaml
@@ -12,9 +12,9 @@ from functools import cache, partial
 from .. import settings
 from ..models import counting, networks
 from . import ablations, boards, effects
-from .reported import board as printed_board
+from .reported import board as printed_board, reported
 from ..recipes import recipe
-from ..reporting import report_file
+from ..reporting import plural, report_file
 from ..writing import write
 from pathlib import Path
 
@@ -22,11 +22,11 @@ from pathlib import Path
 words = {
     'confirmed': ("every comparison is on the claim's side, interval and all", '#1e7a34'),
     'confirmed as counted': ('the number comes out if it is counted as the paper seems to have counted; the note says how', '#4a8f3c'),
-    'contradicted by the paper itself': ("the paper's own table or formula does not bear out the sentence", '#7b3fa0'),
+    'contradicted by the paper itself': ("the paper's own table or formula says otherwise than its sentence, of quality by more than is small; told where our own numbers decide, a verdict where they do not", '#7b3fa0'),
     'contradicted here': ("a comparison is on the other side, by more than is small, after Holm's correction for how many the claim makes", '#b5301f'),
     'alike': ('nothing is worse, and at least one difference is certain to be smaller than anyone would act on', '#2470a8'),
     'not told apart': ("the interval of a difference holds zero, leaves it only before Holm's correction, or reaches beyond the margin of a claim of likeness; or a real image says otherwise than made-up scenes", '#666666'),
-    'not trained far enough': ('a network is below plain interpolation, on the mean or in more than one training of five, or the better one is not above GSA, or the one that lost was still learning, or nobody has trained it so yet', '#8a6d00'),
+    'not trained far enough': ('a network is below plain interpolation, on the mean or in more than one training of five, or the one that should be better is not above GSA, or the one that lost was still learning, or nobody has trained it so yet', '#8a6d00'),
     'not testable here': ('data or code that cannot be had, or scenes of fewer than three images', '#888888')}
 order = tuple(words)
 kinds = dict(quality='about quality', paper="on the paper's own print or algebra", size='about size or time')
@@ -148,6 +148,7 @@ def _counted(test): # the claim about a number, and the numbers
 
 def _count_word(test, holds):
     ok,said = _counted(test)
+    if ok and 'fitted' in test: return 'confirmed as counted', f'{test["fitted"]}: {said}'
     if ok: return 'confirmed', said
     for rule,other in test.get('as', {}).items():
         right,how = (True, other['shown']) if 'shown' in other else _counted(test | other)
@@ -155,14 +156,17 @@ def _count_word(test, holds):
     return ('contradicted here' if holds in ('yes', 'untabulated') else 'contradicted by the paper itself'), said
 
 # %% ../../nbs/papers/claims.ipynb #01035db2
-def _column(paper, table, sensor, metric): return printed_board(paper, str(table), sensor, as_printed=True)[metric].dropna()
+def _column(paper, table, sensor, metric): # method, in an ablation configuration -> as printed
+    r = reported(paper, str(table))
+    r = r[(r.sensor==sensor) & (r.metric==metric) & (r.configuration!='')]
+    return r.set_index('configuration').printed.astype(float) if len(r) else printed_board(paper, str(table), sensor, as_printed=True)[metric].dropna()
 
 def _rank(b, m, metric): return int(b.rank(ascending=metric in effects.lower, method='min')[m])
 
 def _print_fault(paper, q): # one line of a `printed` test
-    if 'ranks_fall' in q:
-        a,b = (_rank(_column(paper, n, q['sensor'], m), q['ranks_fall'], m) for n,m in (q['from'], q['to']))
-        return '' if b>a else f'rank {a} in {q["from"][1]}, {b} in {q["to"][1]}'
+    if 'ranks_fall' in q: # on the mean of the satellites
+        a,b = ([_rank(_column(paper, n, s, m), q['ranks_fall'], m) for s in q['sensor']] for n,m in (q['from'], q['to']))
+        return '' if sum(b)>sum(a) else f'ranks {a} in {q["from"][1]}, {b} in {q["to"][1]}'
     v = _column(paper, q['table'], q['sensor'], q['metric'])
     if 'rank_at_most' in q: return '' if (k := _rank(v, q['a'], q['metric']))<=q['rank_at_most'] else f'rank {k}'
     if 'leads_more' in q:
@@ -179,6 +183,13 @@ def _printed_word(paper, test):
     faults = {f'{q["sensor"]} {q.get("metric", "")}'.strip(): s for q in test['printed'] if (s := _print_fault(paper, q))}
     if not faults: return 'confirmed', 'by the paper\'s own print'
     return 'contradicted by the paper itself', '; '.join(f'{k}: {s}' for k,s in list(faults.items())[:3]) + (f'; {len(faults)} of {len(test["printed"])} columns in all' if len(faults)>3 else '')
+
+# %% ../../nbs/papers/claims.ipynb #87bc9b49
+def _by_print(out, claim, words): # a verdict of ours, its claim, its words metric by metric
+    word,fault = _printed_word(claim['paper'], dict(printed=claim['test'].get('print', [])))
+    if word=='confirmed': return out
+    if out['verdict'] in _judged: return out | dict(note=f'{out["note"]}; the paper\'s own table says otherwise: {fault}')
+    return out | dict(verdict=word, metrics='; '.join(f'{m}: {w}' for m,w in words.items()), note=f'{fault}; by our own numbers {out["verdict"]}: {out["note"]}')
 
 # %% ../../nbs/papers/claims.ipynb #61af83ef
 def _timed_word(test):
@@ -200,10 +211,10 @@ def _own(test): return [test['a']] if isinstance(test['a'], str) else test['a'] 
 # %% ../../nbs/papers/claims.ipynb #3e776286
 def _where(d, scores, test): # the comparisons, with `seen` and `opposed`: on what
     if 'seen' in d:
-        asked = d[d.seen.map(bool)]
-        k = int(asked.opposed.sum())
-        real = f'a real image says otherwise in {k} of {len(asked)} comparisons' if k else 'real images do not say otherwise' if len(asked) else ''
-        return '; '.join(filter(None, ('on made-up scenes', real)))
+        shown = d[d.seen.map(bool) & d.said.isin(['better', 'worse', 'alike'])]
+        k = int(shown.opposed.sum())
+        real = f'of {plural(len(shown), "difference")} that they show real images say otherwise in {k}' if k else 'real images do not say otherwise' if len(shown) else ''
+        return '; '.join(filter(None, ('on made-up scenes', real or ('no real image to check them by' if not d.seen.map(bool).any() else ''))))
     if parts := [*dict.fromkeys(filter(None, d.sensor))]: return f'on {", ".join(parts)}'
     many = scores.sensor.nunique() if 'board' in test and 'sensors' not in test else 1
     return f'on {many} satellites together' if many>1 else ''
@@ -231,6 +242,10 @@ def _shortly(faults, most=3): # of all pairs; more than a few are told by their 
 def _told(d): # of `_tested`: all faults, each with where it is one
     return [f._replace(why=f'{f.why} on {s}') if s else f for s,fs in zip(d.sensor, d.faults) for f in fs]
 
+def _waits(d, test): # what has to be trained further: networks of the boards, or a study
+    who = dict.fromkeys(f.who for fs in d.faults for f in fs if f.who)
+    return test['study'] if who and 'study' in test else ', '.join(who)
+
 def _missing(test, scores, lost): # why there is not one comparison
     on = ', '.join(test.get('sensors', ['any sensor']))
     gone = [m for m in (*_own(test), *test['over']) if m not in {*scores.method}]
@@ -242,25 +257,27 @@ def _faults(d, scores, within, study): # of `compared`; of the sensor, where it 
     return [effects.faults(parts[r['sensor']], r['a'], r['over'], r['metric'], _side(r) if within is not None else _said(r), curves) for r in d.to_dict('records')]
 
 # %% ../../nbs/papers/claims.ipynb #735abfbd
-def _tested(test, studies): # words a metric, the deciding comparison, a note
+def _tested(test, studies): # words a metric, the deciding comparison, a note, what it waits for
     gone = [o for o in (*test['over'], *test.get('gone', ())) if o in networks.absent]
     over,scores = [o for o in test['over'] if o not in gone],_scores(test, studies)
-    if scores is None: return {}, None, 'not run'
+    if scores is None: return {}, None, 'not run', ''
     looks = ablations.looks(test['study'], scores) if 'study' in test else 1
     d,lost = compared(scores, test['a'], over, test['metrics'], test.get('lead', 0.), test.get('by'), looks)
-    if not len(d): return {}, None, _missing(test, scores, lost)
+    if not len(d): return {}, None, _missing(test, scores, lost), ''
     within = test.get('within')
     if 'board' in test and {*_asked(test)}<={*_real}:
         d = d.assign(seen=_on_real(d, test))
+        d['said'] = [_said(r, within) for r in d.to_dict('records')]
         d['opposed'] = [_otherwise(r, r['seen'], within) for r in d.to_dict('records')]
     d = d.assign(faults=_faults(d, scores, within, test.get('study')))
     words = {m: metric_word(g, within) for m,g in d.groupby('metric', sort=False)}
-    note = _notes(test, _where(d, scores, test), lost, gone, looks)
+    note,waits = _notes(test, _where(d, scores, test), lost, gone, looks),_waits(d, test)
     if any(o in networks.networks for o in lost): words = {m: 'not trained far enough' if w=='confirmed' else w for m,w in words.items()}
     if 'contradicted here' in words.values():
         e = _deciding(d[[not f and not o for f,o in zip(d.faults, d.get('opposed', [False]*len(d)))]], within)
-        return words, e, '; '.join([*note, *_remarks(test, (e.a, e.over))])
-    return words, _deciding(d, within), '; '.join([*note, *_remarks(test, (*_own(test), *test['over'])), *_shortly(_told(d))])
+        note += ['not in the one that decides']*any('otherwise in' in n for n in note)*bool(len(e.get('seen', ())))
+        return words, e, '; '.join([*note, *_remarks(test, (e.a, e.over))]), ''
+    return words, _deciding(d, within), '; '.join([*note, *_remarks(test, (*_own(test), *test['over'])), *_shortly(_told(d))]), waits
 
 # %% ../../nbs/papers/claims.ipynb #a7ae7b5b
 def _kind(test): return 'size' if {'count', 'timed'} & set(test) else 'paper' if {'printed', 'shown'} & set(test) else 'quality'
@@ -276,17 +293,18 @@ def verdict_of(
     if 'count' in test: return out | dict(zip(('verdict', 'note'), _count_word(test, claim['holds'])))
     exact = [k for k in ('printed', 'timed', 'shown') if k in test]
     if exact: return out | dict(zip(('verdict', 'note'), dict(printed=partial(_printed_word, claim['paper']), timed=_timed_word, shown=_shown_word)[exact[0]](test)))
-    words,e,note = _tested(test, studies)
+    words,e,note,waits = _tested(test, studies)
     if e is None: return out | dict(verdict='not testable here', note=note)
     each = '; '.join(f'{m}: {w}' for m,w in words.items()) if len(set(words.values()))>1 else ''
     out |= dict(verdict=whole_word(words.values()), metrics=each, tested=len(words), scenes=e.n, note=note)
     out |= dict(against=', '.join(filter(None, (e.over, e.metric, e.sensor))), metric=e.metric)
-    return out | {k: e[k] for k in ('effect', 'low', 'high', 'trainings')}
+    out = _by_print(out | {k: e[k] for k in ('effect', 'low', 'high', 'trainings')}, claim, words)
+    return out | dict(waits=waits if out['verdict']=='not trained far enough' else '')
 
 # %% ../../nbs/papers/claims.ipynb #53de929d
 def scorecard(studies:str='quick')->pd.DataFrame: # as in `verdict_of`
     "All claims, judged."
-    columns = 'id paper says where holds kind verdict metrics tested effect low high scenes trainings against metric note'.split()
+    columns = 'id paper says where holds kind verdict metrics tested effect low high scenes trainings against metric note waits'.split()
     return pd.DataFrame([verdict_of(c, studies) for c in claims()], columns=columns)
 
 def tally(card:pd.DataFrame, kind:str=None)->pd.DataFrame: # of `scorecard`; of `kinds`
@@ -328,6 +346,19 @@ def discernible(card:pd.DataFrame)->pd.DataFrame: # of `scorecard`; metric x wha
     t = half.median().unstack()
     return t.assign(**{'smallest effect of interest': [effects.least[m] for m in t.index]})
 
+# %% ../../nbs/papers/claims.ipynb #217a0ff1
+def left(card:pd.DataFrame)->pd.DataFrame: # of `scorecard`; network or study x `claims, alone, steps, minutes, command`
+    "What has to be trained further, and which claims wait for it; `alone`: for nothing else. A network wants more steps in `recipes.yaml` first."
+    d = card.assign(wants=card.waits.fillna('').str.split(', ')).explode('wants')[lambda d: d.wants!='']
+    kept,took,rows = boards.kept_trainings(),boards.effort().floor,{}
+    for n,g in d.groupby('wants'):
+        cs = kept.get(n, [])
+        flat = 'flat' in took.get(n, '')
+        work = 'another recipe: it stands still below interpolation' if flat else f'python -c "from pansharp_nb.papers.boards import work; work(models=[\'{n}\'])"' if cs else f'pansharp-nb run {n}'
+        so_far = dict(steps=cs[0]['steps'], minutes=round(sum(c['minutes'] for c in cs))) if cs else dict(steps='', minutes='')
+        rows[n] = dict(claims=', '.join(g.id), alone=', '.join(g.id[g.waits==n])) | so_far | dict(command=work)
+    return pd.DataFrame.from_dict(rows, orient='index', columns='claims alone steps minutes command'.split()).sort_values('claims', key=lambda s: -s.str.count(','), kind='stable')
+
 # %% ../../nbs/papers/claims.ipynb #4cc64dde
 def metric_by_metric(card:pd.DataFrame)->pd.Series: # of `scorecard`; word -> how many
     "Verdicts on quality, each metric of a claim for itself, of what could be tested."
@@ -342,8 +373,9 @@ def conclusion(card:pd.DataFrame)->str: # of `scorecard`
     said = ', '.join(f'{k} {w}' for w in _judged if (k := int((done.verdict==w).sum())))
     exact = [f'Of {len(d)} {said} {d.verdict.isin(_judged[:2]).sum()} are confirmed.' for k,said in kinds.items() if k!='quality' for d in [card[card.kind==k]]]
     why = ', '.join(f'{n[w]} {w}' for w in open_)
-    each,made = metric_by_metric(card),sum('made-up' in str(v) for v in done.get('note', ()))
-    stood = f'; {made} of them on made-up scenes' if made else ''
+    each,notes = metric_by_metric(card),[str(v) for v in done.get('note', ()) if 'made-up' in str(v)]
+    blind = sum('no real image' in v for v in notes)
+    stood = f'; {len(notes)} of them on made-up scenes{f", {blind} without a real image to check them by" if blind else ""}' if notes else ''
     single = f'Those that could be tested are {each.sum()} verdicts, metric by metric: {", ".join(f"{k} {w}" for w,k in each.items())}. '*bool(len(each))
     return f'Of {len(q)} claims about quality {len(done)} could be judged: {said or "none"}{stood}. {single}{" ".join(exact)} Open are {sum(n[w] for w in open_)} claims: {why}.'
 
@@ -365,10 +397,10 @@ def front(card:pd.DataFrame)->str: # of `scorecard`
     def right(t): return f"{t[['confirmed', 'confirmed as counted']].sum()} of {t.claims}" if t.claims else ''
     def row(s, p):
         open_ = q.loc[p, 'claims']-q.loc[p, 'judged']
-        cells = [*(q.loc[p, k] for k in ('confirmed', 'contradicted here', 'alike')), open_, *(right(t.loc[p]) for t in rest)]
+        cells = [*(q.loc[p, k] for k in ('confirmed', 'contradicted here', 'contradicted by the paper itself', 'alike')), open_, *(right(t.loc[p]) for t in rest)]
         return f'| [{p}](nbs/papers/{s}.ipynb) | {_links(s)} | {" | ".join(map(str, cells))} |'
-    head = 'paper | tables and figures | confirmed | contradicted here | alike | open | own print or algebra confirmed | sizes confirmed'
-    return '\n'.join([f'| {head} |', '|---|---|'+'---|'*6, *(row(s, p) for s,p in _pages.items())])
+    head = 'paper | tables and figures | confirmed | contradicted here | contradicted by its own table | alike | open | own print or algebra confirmed | sizes confirmed'
+    return '\n'.join([f'| {head} |', '|---|---|'+'---|'*7, *(row(s, p) for s,p in _pages.items())])
 
 # %% ../../nbs/papers/claims.ipynb #abe55281
 def to_readme(card:pd.DataFrame, file=None): # default the project's README

@@ -146,13 +146,21 @@ def _kind_notes(parts, where): # pairs that we degrade, and scenes that came deg
         if len(by)==2 and abs(by['mean'].diff().iloc[1])>1: lines.append(f'{n}: in PSNR its classical methods are {by["mean"][True]:+.1f} dB from interpolation on the {by["size"][True]} scenes that came degraded and {by["mean"][False]:+.1f} on the {by["size"][False]} others, so the means mix two kinds')
     return {f'Two kinds of scenes{where}': lines} if lines else {}
 
+# %% ../../nbs/papers/comparison.ipynb #52fe24ac
+def _land_notes(parts, where): # three cameras over one land are not three pieces of evidence
+    made = {s for _,d in parts.values() if 'protocol' in d for s in d[d.protocol.str.startswith('truth')].sensor}
+    one,rest = [[s for s in boards.one_land if (s in made)==k] for k in (True, False)]
+    if not one: return {}
+    others = f', and of {", ".join(rest)}' if rest else ''
+    return {f'Made-up landscapes{where}': [f'the same eight are those of {", ".join(one)}{others}, with much the same bands: what one satellite shows there the others show']}
+
 def _few_notes(parts, where): # made-up scenes are judged by every training there is
     lines = []
     for n,(b,d) in parts.items():
         if 'seed' not in d or not d.protocol.str.startswith('truth').any(): continue
         nets = [m for m in b.index if m in networks.networks and m not in networks.absent]
         k = d[d.weights!='-'].groupby('method').seed.nunique().reindex(nets, fill_value=0)
-        if len(few := k[k<k.max()]): lines.append(f'{n}: {", ".join(f"{m} {v}" for m,v in few.items())}, the others {k.max()}')
+        if len(few := k[k<k.max()]): lines.append(f'{n}: {", ".join(f"{m} {v}" for m,v in few.items())}, the others {k.max()}: weights of the rest were gone when these scenes were made')
     return {f'Fewer trainings{where}': lines} if lines else {}
 
 def _ruled_notes(parts, where):
@@ -218,12 +226,13 @@ class Comparison(_Shown):
         notes |= {f'{m} left out of our other satellites{where}': [f'it has scores of {n} of {self._elsewhere().scene.nunique()} scenes only'] for m,n in self.rare().items()}
         notes |= _moved(self.scores)
         notes |= _floor_notes(parts := self.parts(), where) | set_apart(self.scores) | _seen(self.scores)
-        return notes | _kind_notes(parts, where) | _few_notes(parts, where) | _ruled_notes(parts, where)
+        return notes | _kind_notes(parts, where) | _land_notes(parts, where) | _few_notes(parts, where) | _ruled_notes(parts, where)
 
     def banner(self):
         if self.same: return "The paper's data and split; the networks are trained as their cards say."
         if self.scores.profile.iloc[0]=='smoke': return 'Smoke run on made-up scenes with the weights that ship: our half means nothing.'
-        gone = [m for m in self.rows() if m not in set(self.scores.method)]
+        shown = {m for _,d in self.parts().values() for m in d.method}
+        gone = [m for m in self.rows() if m not in shown]
         less = f' {len(self.rows())-len(gone)} of its {len(self.rows())} methods are here, not {", ".join(gone)}.' if gone else ''
         return f"{as_built(self.scores)}, trained five times for minutes, on other scenes than the paper's: compare orders, not values.{less}"
 
@@ -232,12 +241,12 @@ def against(
     scores:pd.DataFrame, ref:str, # tidy; the paper's own method
     methods, metrics    # names
 )->pd.DataFrame:        # method x metric, text
-    "How much better `ref` is than each other method, with its 95 % interval; above 0 is better, whatever the metric."
+    "How much better `ref` is than each other method, with its 95 % interval where there are three images; above 0 is better, whatever the metric."
     d = scores[scores.metric.isin(metrics)]
     t,rows = effects.table(d),{}
     for m,k in [(m, k) for m in methods for k in metrics if m!=ref and {(k, m), (k, ref)}<=set(t)]:
         e = effects.interval(*effects.differences(t, ref, m, k))
-        rows.setdefault(m, {})[k] = f'{e["effect"]:.3g} [{e["low"]:.3g}, {e["high"]:.3g}]' if e['n']>1 else f'{e["effect"]:.3g}'
+        rows.setdefault(m, {})[k] = f'{e["effect"]:.3g} [{e["low"]:.3g}, {e["high"]:.3g}]' if e['images']>2 else f'{e["effect"]:.3g}'
     return pd.DataFrame.from_dict(rows, orient='index').reindex(columns=[k for k in metrics if k in set(d.metric)])
 
 # %% ../../nbs/papers/comparison.ipynb #38108b8f

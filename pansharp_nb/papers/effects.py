@@ -17,7 +17,7 @@ from scipy.special import stdtr, stdtrit
 # %% ../../nbs/papers/effects.ipynb #e06b95d2
 at_home = ' at home' # ends the name of a metric that was measured on a network's own satellite, in a study of others
 homes = [f'{m}{at_home}' for m in ('QNR', 'D_lambda', 'D_s')]
-lower = {*homes[1:], 'SAM', 'ERGAS', 'RASE', 'RMSE', 'D_lambda', 'D_s', 'D_s of the toolbox', 'D_sR', 'D_lambda_K', 'KL', 'params', 'MACs', 'time'} # smaller is better
+lower = {*homes[1:], 'SAM', 'ERGAS', 'RASE', 'RMSE', 'D_lambda', 'D_s', 'D_s of the toolbox', 'D_sR', 'D_lambda_K', 'KL', 'mask spread', 'mask spread, relative', 'params', 'MACs', 'time'} # smaller is better
 
 def table(
     scores:pd.DataFrame # tidy
@@ -82,10 +82,11 @@ def interval(
 
 def effect(
     scores:pd.DataFrame, a:str, b:str, # tidy scores, two of its methods
-    metric:str='PSNR'                  # a column of the scores
+    metric:str='PSNR',                 # a column of the scores
+    share:float=.95                    # `level` of the interval
 )->dict:                               # of `interval`; above 0 where `a` is better
     "How much better `a` is than `b`."
-    return interval(*differences(table(scores[(scores.metric==metric) & scores.method.isin([a, b])]), a, b, metric))
+    return interval(*differences(table(scores[(scores.metric==metric) & scores.method.isin([a, b])]), a, b, metric), share)
 
 # %% ../../nbs/papers/effects.ipynb #05125cab
 def level(
@@ -97,7 +98,7 @@ def level(
 # %% ../../nbs/papers/effects.ipynb #0c708d15
 # chkstyle: skip
 least = dict(PSNR=.1, SSIM=.002, Q2n=.005, Qavg=.005, SAM=.05, ERGAS=.05, SCC=.002, CC=.002, UIQI=.005, RMSE=.2, RASE=.1, AG=.2,
-    QNR=.005, HQNR=.005, D_lambda=.003, D_s=.003, D_lambda_K=.003, D_sR=.003, KL=.05)
+    QNR=.005, HQNR=.005, D_lambda=.003, D_s=.003, D_lambda_K=.003, D_sR=.003, KL=.05) | {'mask spread': .01, 'mask spread, relative': .05}
 
 def word(
     e:dict,       # of `interval`
