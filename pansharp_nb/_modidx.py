@@ -2495,6 +2495,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                          'pansharp_nb/papers/comparison.py'),
                                                'pansharp_nb.papers.comparison._ruled_notes': ( 'papers/comparison.html#_ruled_notes',
                                                                                                'pansharp_nb/papers/comparison.py'),
+                                               'pansharp_nb.papers.comparison._scc_note': ( 'papers/comparison.html#_scc_note',
+                                                                                            'pansharp_nb/papers/comparison.py'),
                                                'pansharp_nb.papers.comparison._seen': ( 'papers/comparison.html#_seen',
                                                                                         'pansharp_nb/papers/comparison.py'),
                                                'pansharp_nb.papers.comparison._swipe': ( 'papers/comparison.html#_swipe',

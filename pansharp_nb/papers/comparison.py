@@ -154,6 +154,11 @@ def _land_notes(parts, where): # three cameras over one land are not three piece
     others = f', and of {", ".join(rest)}' if rest else ''
     return {f'Made-up landscapes{where}': [f'the same eight are those of {", ".join(one)}{others}, with much the same bands: what one satellite shows there the others show']}
 
+def _scc_note(parts): # an index that has no reference
+    said = ['SCC is the mean correlation of the Laplacians of each band and of PAN, which rewards more detail than a truth has (on made-up scenes a truth has .87, GSA .99); SSIM and ERGAS, of which the paper does not say against what, are not repeated']
+    return {'SCC without a reference': said} if any('SCC' in b and 'protocol' in d and d.protocol.str.endswith('full').any() for b,d in parts.values()) else {}
+
+# %% ../../nbs/papers/comparison.ipynb #07fa0273
 def _few_notes(parts, where): # made-up scenes are judged by every training there is
     lines = []
     for n,(b,d) in parts.items():
@@ -226,7 +231,7 @@ class Comparison(_Shown):
         notes |= {f'{m} left out of our other satellites{where}': [f'it has scores of {n} of {self._elsewhere().scene.nunique()} scenes only'] for m,n in self.rare().items()}
         notes |= _moved(self.scores)
         notes |= _floor_notes(parts := self.parts(), where) | set_apart(self.scores) | _seen(self.scores)
-        return notes | _kind_notes(parts, where) | _land_notes(parts, where) | _few_notes(parts, where) | _ruled_notes(parts, where)
+        return notes | _kind_notes(parts, where) | _land_notes(parts, where) | _scc_note(parts) | _few_notes(parts, where) | _ruled_notes(parts, where)
 
     def banner(self):
         if self.same: return "The paper's data and split; the networks are trained as their cards say."
