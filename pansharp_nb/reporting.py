@@ -656,7 +656,8 @@ def _cell(v, to): # harmless; ours is already
     to_md = re.compile(r'<a href="([^"]*?)(?:\.html)?">(.*?)</a>')
     named = [(t if '.' in Path(t).name else f'{t}.md', n) for t,n in to_md.findall(v)]
     if to=='md' and named: return ', '.join(f'[{literal(n, to)}]({t})' for t,n in named)
-    return literal(v.striptags(), to)
+    bold = dict(md='**{}**', tex=r'\textbf{{{}}}')[to] if v.startswith('<b>') else '{}'
+    return bold.format(literal(v.striptags(), to))
 
 # %% ../nbs/reporting.ipynb #8922d69d
 def number(
@@ -676,9 +677,11 @@ def _column(v): # of numbers as text; others as they are
     d = next((d for d in range(4) if np.allclose(x.round(d), x, rtol=1e-9, atol=1e-12)), 4)
     return v.astype(object).map(lambda x: '' if isinstance(x, str) or pd.isna(x) else number(float(x), d))
 
-def _numbers(f):
+def _numbers(f): # `f.attrs['best']`, column -> rows, is printed bold
     if not f.shape[1]: return f
-    return pd.concat([_column(f.iloc[:, i]) for i in range(f.shape[1])], axis=1).set_axis(f.columns, axis=1)
+    best = f.attrs.get('best', {})
+    out = pd.concat([_column(f.iloc[:, i]) for i in range(f.shape[1])], axis=1).set_axis(f.columns, axis=1)
+    return out.apply(lambda v: v.where(~v.index.isin(best.get(v.name, ())), v.map(Markup('<b>{}</b>').format)))
 
 # %% ../nbs/reporting.ipynb #bc2aa155
 def _labels(ix, to): # an axis, harmless

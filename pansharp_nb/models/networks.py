@@ -55,12 +55,12 @@ networks,papers = ({n: t[i] for n,t in (_five|_field|_ours).items()} for i in (0
 # %% ../../nbs/models/networks.ipynb #2a874339
 # chkstyle: skip
 absent = {'PSCF-Net': 'no public code, and the description leaves the layers open', 'DSSN': 'no public code (Guo et al., TGRS 2022)',
-    'DMDNet': 'no public code; the text gives the principle, not the layers', 'BiMPAN': 'public code for 8 bands and 64 px patches only; not rebuilt',
-    'WFANet': 'public code with its own wavelet gradients; not rebuilt', 'Pan-Mamba': 'needs the selective-scan kernels of mamba_ssm, which exist for CUDA only',
+    'DMDNet': 'no public code; the text gives the principle, not the layers', 'BiMPAN': 'not rebuilt: public code for 8 bands and 64 px patches only',
+    'WFANet': 'not rebuilt: public code with its own wavelet gradients', 'Pan-Mamba': 'not rebuilt: its selective scan would run here in plain PyTorch, slowly',
     'FusionMamba': 'SUM-DUN cites the infrared-visible network of that name; which one its table holds cannot be told',
-    'TMDiff': 'a text-driven diffusion model of another size, with CLIP', 'VLU-Net': 'cited, in no table; needs the weights of open_clip',
-    'NC-FSRM': 'a framelet model in MATLAB, no network; not ported',
-    'CVPR19': 'a traditional method that the paper names by its conference; not rebuilt'}
+    'TMDiff': 'not rebuilt: a text-driven diffusion model of another size, with CLIP', 'VLU-Net': 'cited, in no table; needs the weights of open_clip',
+    'NC-FSRM': 'not ported: a framelet model in MATLAB, no network',
+    'CVPR19': 'not rebuilt: a traditional method that the paper names by its conference'}
 
 # %% ../../nbs/models/networks.ipynb #667876e0
 def build(

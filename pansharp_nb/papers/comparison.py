@@ -13,10 +13,11 @@ from pathlib import Path
 from .. import reporting, scoring, settings
 from ..classical.variational import tv_sets
 from ..data.scenes import open_scene
+from ..data.sensors import sensor as as_sensor
 from ..data.synthetic import made_up
 from ..models import networks
 from . import boards, effects
-from .reported import agreement, board, means, own, paper_and_ours, ruled_means
+from .reported import agreement, board, datasets, factor, means, metric_meanings, own, paper_and_ours, reported, ruled_means
 from ..recipes import recipe
 from ..weights import has_weights
 from tqdm import tqdm
@@ -108,6 +109,10 @@ def _held(d, data): # scores: made-up scenes stand in for the paper's satellites
     images = d[~made].assign(image=lambda x: x.scene.map(effects.image_of)).groupby('sensor').image.nunique()
     return d[~made | d.sensor.isin(set(data)-set(images[images>2].index))]
 
+def _on_one(d): # scores: the papers' RMSE is that of values on [0, 1]
+    top = d.sensor.map({s: as_sensor(s).peak for s in d.sensor.unique()})
+    return d.assign(value=d.value.where(d.metric!='RMSE', d.value/top))
+
 def _beside(b, d, same=False): # a board and our scores; the floors it lacks come last, a median comes beside a mean that one scene rules
     more = [m for m in _floors if m in set(d.method)-set(b.index)]
     t = paper_and_ours(b.reindex([*b.index, *more]), d, same)
@@ -119,7 +124,8 @@ def _beside(b, d, same=False): # a board and our scores; the floors it lacks com
     low = {}
     for k,f in [(k, f) for k in ks for f in effects.floor_faults(d, list(b.index), [], k)]:
         if f.why=='is below EXP' and not f.share: low.setdefault(f.who, {})[f.where or k] = True
-    return out.rename(index={m: f'{m} (floor)' for m in more} | {m: f'{m} (below EXP in {", ".join(v)})' for m,v in low.items()})
+    out = out.rename(index={m: f'{m} (floor)' for m in more} | {m: f'{m} (below EXP in {", ".join(v)})' for m,v in low.items()})
+    return _best(out, t, list(b.index))
 
 # %% ../../nbs/papers/comparison.ipynb #32d651f8
 def _below(b, d): # which networks are below a floor, in which metrics of a board; lines
@@ -133,6 +139,29 @@ def _floor_notes(parts, where): # of a `Comparison`
     bare = any(f.why==effects.no_floor for b,d in parts.values() for k in b if k in set(d.metric) for f in effects.floor_faults(d, list(b.index), [], k))
     if bare: return {f'No floor{where}': [effects.no_floor]}
     return {f'Below the floor on {n}{where}': low for n,p in parts.items() if (low := _below(*p))}
+
+# %% ../../nbs/papers/comparison.ipynb #3e701f7e
+def _truths(d, b): # scores of made-up scenes at full resolution, a board -> method x metric
+    if 'protocol' not in d or not len(d) or not d.protocol.eq('truth_full').all(): return d[:0]
+    how = dict(convention=d.convention.iloc[0], wald='premix' if d.convention.iloc[0]=='premix' else 'toolbox')
+    t = boards.scores('truth', **how)
+    t = means(t[t.scene.isin(d.scene) & t.method.isin([*b.index, *_floors])])
+    t.attrs = {} # pandas compares them, and `means` keeps a column there
+    rows = [m for m in dict.fromkeys([*b.index, *_floors]) if m in t.index and m in {*d.method}]
+    out = t.loc[rows, [k for k in ('PSNR', 'SSIM', 'SAM', 'ERGAS', 'Q2n') if k in t]].astype('Float64').round(4).rename_axis(index=None, columns=None)
+    return _best(out.rename(index={m: f'{m} (floor)' for m in _floors if m not in b.index}), out, [m for m in rows if m in b.index])
+
+def _alone(t): # of `_beside`, without the paper
+    best = {k: rows for (k,what),rows in t.attrs['best'].items() if what=='ours'}
+    t = t.drop(columns='paper', level=1).droplevel(1, axis=1)
+    t.attrs = dict(best=best)
+    return t
+
+def _best(t, v, rows): # a table, its numbers, those of them that compete: the page prints the best of each column bold
+    each = {c: v[c].astype(float)[rows] for c in v if not isinstance(c, tuple) or c[1] in ('paper', 'ours')}
+    best = {c: x.min() if (c[0] if isinstance(c, tuple) else c) in effects.lower else x.max() for c,x in each.items()}
+    t.attrs = dict(best={c: [t.index[v.index.get_loc(m)] for m in x.index[x==best[c]]] for c,x in each.items()})
+    return t
 
 # %% ../../nbs/papers/comparison.ipynb #bbbd9523
 def _kind_notes(parts, where): # pairs that we degrade, and scenes that came degraded: another camera's blur and place
@@ -181,15 +210,20 @@ class _Shown: # a table of a paper and our scores, and which of them are beside 
     ref:str=''          # the paper's own method
     same:bool=False     # are the data the paper's?
 
-    def mine(self, name): # our scores for a data set, and of what: of real scenes, of made-up ones
+    def _kinds(self, name): # our scores for a data set, how that is called, of what
         d = self.scores[self.scores.sensor==name]
         real,made = (d[d.protocol.str.startswith('truth')==k] for k in (False, True))
-        each = (real, f'{name} scene', _cut(real)),(made, f'made-up {name} scene', '')
-        return [(x, f'{reporting.plural(x.scene.nunique(), what)}{more} here') for x,what,more in each if len(x)] or [(d, '')]
+        came = real.scene.map(lambda s: boards.came_degraded(str(s)))
+        two = real.protocol.eq('reduced').all() and min(real[came==k].scene.nunique() for k in (True, False))>2 # else an interval is not to be had of one
+        each = [(real[~came], name, f'{name} pair', ' that we degraded'),(real[came], f'{name}, came degraded', f'{name} scene', ' that came degraded')] if two else [(real, name, f'{name} scene', _cut(real))]
+        each += [(made, f'{name}, made up' if len(real) else name, f'made-up {name} scene', '')]
+        return [(x, n, f'{reporting.plural(x.scene.nunique(), what)}{more}') for x,n,what,more in each if len(x)]
 
-    def beside(self): # data set, its board, our scores, of what; the first of two bears the name alone
-        found = {n: self.mine(n) for n in self.boards}
-        return [(f'{n}, made up' if k else n, self.boards[n], *p) for n,ps in found.items() for k,p in enumerate(ps)]
+    def mine(self, name): # our scores for a data set, and of what: of real scenes, of two kinds where there are three of each, and of made-up ones
+        return [(d, f'{what} here') for d,_,what in self._kinds(name)] or [(self.scores[self.scores.sensor==name], '')]
+
+    def beside(self): # data set, its board, our scores, of what
+        return [(n, b, d, f'{what} here') for s,b in self.boards.items() for d,n,what in self._kinds(s) or [(self.scores[self.scores.sensor==s], s, '')]]
 
     def _elsewhere(self): # of satellites that the paper does not have
         return self.scores[~self.scores.protocol.str.startswith('truth') & ~self.scores.sensor.isin(list(self.boards))]
@@ -217,29 +251,56 @@ class Comparison(_Shown):
         out = {}
         for n,b,d,what in [(n, b, *p) for n,b in self.boards.items() for p in self.mine(n)]:
             out[f'{n} in the paper, {what or "no scene here"}'] = _beside(b, d, self.same)
-            if what and self.ref in set(d.method): out[f'{n}: how much better than each {self.ref} is, {what}'] = against(d, self.ref, b.index, b.columns)
+            if len(t := _truths(d, b)): out[f'{n}: what the truth of the same {what.removesuffix(" here")} says, of which the paper had none'] = t
+            if what and self.ref in set(d.method):
+                bare = '; too few images for an interval' if d.scene.map(effects.image_of).nunique()<3 else ''
+                out[f'{n}: {self.ref} against each, above 0 where {self.ref} is better, {what}{bare}'] = against(d, self.ref, b.index, b.columns)
         b,d = self.parts().get('our other satellites', ((), ()))
-        if len(d): out[f'Our other satellites: {d.scene.nunique()} scenes{_cut(d)} of {", ".join(sorted(d.sensor.unique()))}'] = \
-            _beside(b[b.index.isin(d.method)], d).drop(columns='paper', level=1).droplevel(1, axis=1) # no paper beside it
+        if len(d): out[f'Our other satellites: {d.scene.nunique()} scenes{_cut(d)} of {", ".join(sorted(d.sensor.unique()))}'] = _alone(_beside(b[b.index.isin(d.method)], d))
         return out
 
-    def tau(self): return pd.concat({n: agreement(b, d) for n,b,d,_ in self.beside()}, names=['data'])
+    def tau(self): # a column more where networks have learned nothing that could be ordered
+        found = {}
+        for n,b,d,_ in self.beside():
+            t = agreement(b, d)
+            t.loc[t.scenes<2, ['low', 'high']] = float('nan') # of one scene nothing is drawn
+            low = {f.who for k in b if k in set(d.metric) and 'weights' in d for f in effects.floor_faults(d, list(b.index), [], k) if f.why=='is below EXP' and not f.share}
+            if low: t['without those below EXP'] = agreement(b.drop(index=list(low)), d).tau
+            found[n] = t
+        return pd.concat(found, names=['data'])
 
     def notes(self, where=''): # `where`: said after each heading that hangs on the scores
         bare = [n for n,_,d,_ in self.beside() if 'TV' in self.rows() and len(d) and 'TV' not in set(d.method)]
         notes = reporting.missing(self.why) | ({f'TV left out on {", ".join(bare)}{where}': [f'the toolbox has its parameters for {", ".join(tv_sets)} only']} if bare else {})
         notes |= {f'{m} left out of our other satellites{where}': [f'it has scores of {n} of {self._elsewhere().scene.nunique()} scenes only'] for m,n in self.rare().items()}
-        notes |= _moved(self.scores)
+        notes |= self._units() | _moved(self.scores)
         notes |= _floor_notes(parts := self.parts(), where) | set_apart(self.scores) | _seen(self.scores)
         return notes | _kind_notes(parts, where) | _land_notes(parts, where) | _scc_note(parts) | _few_notes(parts, where) | _ruled_notes(parts, where)
+
+    def _units(self): # what was turned into ours
+        shown,printed = {k for b in self.boards.values() for k in b},{p for p,n in own.items() if n==self.ref}
+        lines = [f'{k} is printed in radians; both columns are in degrees' for p,k in factor if p in printed and k in shown]
+        lines += [f'what the paper calls {k} is {m}' for (p,k),m in metric_meanings.items() if p in printed and m in shown]
+        return {'Units and names': lines+['RMSE is of values on [0, 1]']*('RMSE' in shown)} if lines or 'RMSE' in shown else {}
 
     def banner(self):
         if self.same: return "The paper's data and split; the networks are trained as their cards say."
         if self.scores.profile.iloc[0]=='smoke': return 'Smoke run on made-up scenes with the weights that ship: our half means nothing.'
         shown = {m for _,d in self.parts().values() for m in d.method}
         gone = [m for m in self.rows() if m not in shown]
-        less = f' {len(self.rows())-len(gone)} of its {len(self.rows())} methods are here, not {", ".join(gone)}.' if gone else ''
-        return f"{as_built(self.scores)}, trained five times for minutes, on other scenes than the paper's: compare orders, not values.{less}"
+        less = f' {len(self.rows())-len(gone)} of its {len(self.rows())} methods are here, not {", ".join(gone)} (why: see the notes).' if gone else ''
+        way = 'one for all satellites, trained five times for minutes, each real scene fused by the training that kept it back'
+        return f"{as_built(self.scores)}, {way}. Other scenes than the paper's: compare orders, not values.{self._instead()}{less}"
+
+    def _instead(self): # what stands in for the paper's data, in sentences
+        words = []
+        for s in self.boards:
+            whats = [w for _,_,w in self._kinds(s)] or [f'nothing of {s}']
+            if 'made-up' in whats[0]: words.append(f'no real {s} scene is here (NBU gives its data on request, PanCollection\'s may not be passed on): {whats[0]} stand in')
+            elif 'made-up' in whats[-1]: words.append(f'{whats[0]} {"is" if whats[0].startswith("1 ") else "are"} too few to judge by, so {whats[-1]} stand beside')
+        wide = [s for s in self.boards if s in _eight(self.ref) and {*self.scores.profile}<={'built', 'classical'}]
+        if wide: words.append(f'four of the eight bands of {", ".join(wide)} are used{", so Q8 is Q4" if any("Q2n" in self.boards[s] for s in wide) else ""}')
+        return ''.join(f' {w[0].upper()}{w[1:]}.' for w in words)
 
 # %% ../../nbs/papers/comparison.ipynb #cc10bdb2
 def against(
@@ -269,12 +330,17 @@ def compare(
     if not from_boards: can,why = partners(asked, profile['name']=='smoke')
     if methods!='auto': can = [m for m in can if m in methods.split(',')]
     if len(can)<2: raise ValueError(f'{paper}, Table {table}: only {can or "none"} of its methods can run here: {why}')
-    d = _held(ours(protocol, can, profile, **kw), data)
+    d = _on_one(_held(ours(protocol, can, profile, **kw), data))
     why |= {m: 'not trained yet' for m in can if m not in set(d.method)}
     folder = Path(kw.get('scenes', 'auto'))
     return Comparison(bs, d, why, own[paper], folder.is_dir() and not any(folder.glob('*.nc'))) # PanCollection or NBU
 
 # %% ../../nbs/papers/comparison.ipynb #9eb322ad
+def _eight(ref): # satellites of which the paper of this network prints eight bands
+    papers = [p for p,n in own.items() if n==ref]
+    d,r = (x[x.paper.isin(papers)] for x in (datasets(), reported()))
+    return {*d[d.bands==8].sensor, *r[r.metric=='Q8'].sensor}
+
 def _place(v, m): # values of methods, one of them
     k = int(v.rank(ascending=v.name in effects.lower, method='min')[m])
     return f'{k}{"th" if 10<k%100<14 else {1: "st", 2: "nd", 3: "rd"}.get(k%10, "th")} of {len(v)}'
@@ -283,15 +349,20 @@ def conclusion(
     c:Comparison, metric:str # that decides
 )->str:
     "Agreement of the two orders, and the places of the paper's own network, in sentences."
-    order,places = [],[]
+    rows = []
     for _,b,d,what in c.beside():
         if metric not in b or not len(d): continue
-        tau,here = agreement(b[[metric]], d),means(d)[metric].reindex(b.index).dropna().rename(metric)
-        if len(tau): order.append(('{tau:.2f} [{low:.2f}, {high:.2f}]' if tau.scenes[metric]>1 else '{tau:.2f}').format(**tau.loc[metric])+f' for {tau.methods[metric]:.0f} methods on {what}')
-        if c.ref in here: places.append(f'{_place(b[metric].dropna(), c.ref)} in the paper and {_place(here, c.ref)} on {what}')
-    out = f"Kendall's tau between the paper's order by {metric} and ours (1: the same, 0: unrelated) is {'; '.join(order)}."
-    if not order: out = f'Fewer than three methods of this table have {metric} here, so the two orders cannot be compared.'
-    return f'{out} {c.ref} is {"; ".join(places)}.' if places else f'{out} {c.ref} itself has no scores here yet.'
+        tau,here = agreement(b[[metric]], d),means(d)[metric]
+        both = b[metric].dropna().index.intersection(here.index)
+        said = [('{tau:.2f} [{low:.2f}, {high:.2f}]' if tau.scenes[metric]>1 else '{tau:.2f}').format(**tau.loc[metric])] if len(tau) else ['too few methods for a tau']
+        if c.ref in both: said.append(f'{_place(b[metric][both], c.ref)} in the paper and {_place(here[both], c.ref).partition(" ")[0]} here')
+        if len(t := _truths(d, b)) and c.ref in t.index: said.append(f'by ERGAS against their truth {_place(t.ERGAS.drop(index=[m for m in t.index if "floor" in m]), c.ref).partition(" ")[0]}')
+        order = here.reindex([*both, 'EXP']).sort_values(ascending=metric in effects.lower)
+        if 'EXP' not in both and order.index[0]=='EXP': said.append('interpolation before all')
+        rows.append(f'on {what.removesuffix(" here")} {", ".join(said)}')
+    if not rows: return f'No method of this table has {metric} here, so the two orders cannot be compared.'
+    gone = '' if any(c.ref in set(d.method) for _,_,d,_ in c.beside()) else f' {c.ref} itself has no scores here yet.'
+    return f"By {metric}, Kendall's tau of the paper's order and ours (1: the same, 0: unrelated) and the place of {c.ref} among the methods here: {'; '.join(rows)}.{gone}"
 
 # %% ../../nbs/papers/comparison.ipynb #f05ded0d
 def _agreement(ref, d, k): # Kendall's tau of the order of methods in metric k on real scenes and of that on these, as text
