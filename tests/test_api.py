@@ -10,7 +10,7 @@ functions = [(m, n) for m in modules for n,s in pages.public(m).items() if pages
 
 # the same in each family, which `scoring` asks by this name; and a command has the name of what it calls
 shared = dict(methods='a table of each family', papers='a table of each family', steps='a table of each family',
-    conclusion='of a comparison, of a study, of the scorecard', pictures='of a comparison, of a study', run='training, and a study', profile='of the settings, and of a study', equalise='a histogram, and two gains',
+    conclusion='of a comparison, of a study, of the scorecard', pictures='of a comparison, of a study', run='training, and a study', unlike='of a comparison, of a study', profile='of the settings, and of a study', equalise='a histogram, and two gains',
     slopes='of a plane, and a plot of ranks', mix='of branches, and of features', mean='of a channel, and of an image', door='of the command line, and of a method', stretch='of a tensor, and of a picture')
 
 def words(m, n): return ast.get_docstring(pages.public(m)[n]) or ''

@@ -109,10 +109,6 @@ def _held(d, data): # scores: made-up scenes stand in for the paper's satellites
     images = d[~made].assign(image=lambda x: x.scene.map(effects.image_of)).groupby('sensor').image.nunique()
     return d[~made | d.sensor.isin(set(data)-set(images[images>2].index))]
 
-def _on_one(d): # scores: the papers' RMSE is that of values on [0, 1]
-    top = d.sensor.map({s: as_sensor(s).peak for s in d.sensor.unique()})
-    return d.assign(value=d.value.where(d.metric!='RMSE', d.value/top))
-
 def _beside(b, d, same=False): # a board and our scores; the floors it lacks come last, a median comes beside a mean that one scene rules
     more = [m for m in _floors if m in set(d.method)-set(b.index)]
     t = paper_and_ours(b.reindex([*b.index, *more]), d, same)
@@ -146,7 +142,6 @@ def _truths(d, b): # scores of made-up scenes at full resolution, a board -> met
     how = dict(convention=d.convention.iloc[0], wald='premix' if d.convention.iloc[0]=='premix' else 'toolbox')
     t = boards.scores('truth', **how)
     t = means(t[t.scene.isin(d.scene) & t.method.isin([*b.index, *_floors])])
-    t.attrs = {} # pandas compares them, and `means` keeps a column there
     rows = [m for m in dict.fromkeys([*b.index, *_floors]) if m in t.index and m in {*d.method}]
     out = t.loc[rows, [k for k in ('PSNR', 'SSIM', 'SAM', 'ERGAS', 'Q2n') if k in t]].astype('Float64').round(4).rename_axis(index=None, columns=None)
     return _best(out.rename(index={m: f'{m} (floor)' for m in _floors if m not in b.index}), out, [m for m in rows if m in b.index])
@@ -244,6 +239,12 @@ class _Shown: # a table of a paper and our scores, and which of them are beside 
 
     def rows(self): return list(dict.fromkeys(m for b in self.boards.values() for m in b.index))
 
+    def _units(self): # what was turned into ours
+        shown,printed = {k for b in self.boards.values() for k in b},{p for p,n in own.items() if n==self.ref}
+        lines = [f'{k} is printed in radians; both columns are in degrees' for p,k in factor if p in printed and k in shown]
+        lines += [f'what the paper calls {k} is {m}' for (p,k),m in metric_meanings.items() if p in printed and m in shown]
+        return {'Units and names': lines+['RMSE is of values on [0, 1]']*('RMSE' in shown)} if lines or 'RMSE' in shown else {}
+
 # %% ../../nbs/papers/comparison.ipynb #ba54ac08
 class Comparison(_Shown):
     "A table of a paper and our scores of the same methods."
@@ -276,12 +277,6 @@ class Comparison(_Shown):
         notes |= self._units() | _moved(self.scores)
         notes |= _floor_notes(parts := self.parts(), where) | set_apart(self.scores) | _seen(self.scores)
         return notes | _kind_notes(parts, where) | _land_notes(parts, where) | _scc_note(parts) | _few_notes(parts, where) | _ruled_notes(parts, where)
-
-    def _units(self): # what was turned into ours
-        shown,printed = {k for b in self.boards.values() for k in b},{p for p,n in own.items() if n==self.ref}
-        lines = [f'{k} is printed in radians; both columns are in degrees' for p,k in factor if p in printed and k in shown]
-        lines += [f'what the paper calls {k} is {m}' for (p,k),m in metric_meanings.items() if p in printed and m in shown]
-        return {'Units and names': lines+['RMSE is of values on [0, 1]']*('RMSE' in shown)} if lines or 'RMSE' in shown else {}
 
     def banner(self):
         if self.same: return "The paper's data and split; the networks are trained as their cards say."
@@ -316,6 +311,10 @@ def against(
     return pd.DataFrame.from_dict(rows, orient='index').reindex(columns=[k for k in metrics if k in set(d.metric)])
 
 # %% ../../nbs/papers/comparison.ipynb #38108b8f
+def _on_one(d): # scores: the papers' RMSE is that of values on [0, 1]
+    top = d.sensor.map({s: as_sensor(s).peak for s in d.sensor.unique()})
+    return d.assign(value=d.value.where(d.metric!='RMSE', d.value/top))
+
 def compare(
     paper:str, table:str, data, protocol:str, # as in `reported`; the paper's sensors
     profile:dict, methods:str='auto',            # `auto`: all of the paper's that can run

@@ -73,7 +73,7 @@ def means(scores:pd.DataFrame)->pd.DataFrame: # tidy -> method x metric; trainin
     "Means over the scenes each method could fuse; `attrs['n']` says how many."
     t = scores.groupby(['method', 'scene', 'metric']).value.mean().unstack('metric')
     out = t.groupby('method').mean()
-    out.attrs['n'] = t.groupby('method').size()
+    out.attrs['n'] = t.groupby('method').size().to_dict() # pandas compares attrs, so no column
     return out
 
 def paper_and_ours(
@@ -83,7 +83,7 @@ def paper_and_ours(
 )->pd.DataFrame:         # method x (metric, what); `what` is paper, ours
     "The paper's numbers and ours, all rows of the paper."
     ours = means(scores[scores.method.isin(paper.index)])
-    n,out = ours.attrs['n'],{}
+    n,out = pd.Series(ours.attrs['n']),{}
     for m in [m for m in paper if m in ours]:
         out |= {(m, 'paper'): paper[m], (m, 'ours'): ours[m].reindex(paper.index)}
         if delta: out[m, 'ours - paper'] = ours[m].reindex(paper.index)-paper[m]
