@@ -282,10 +282,12 @@ _swipe = jinja2.Environment(autoescape=True).from_string('''
 {% if caption %}<figcaption>{{ caption }}</figcaption>{% endif %}</figure>''')
 
 # %% ../nbs/reporting.ipynb #32815c25
+def _opened(p): return Image.open(io.BytesIO(base64.b64decode(p))) if isinstance(p, str) else p
+
 class Swipe:
     "Two pictures of one place and the line between them: HTML, or a still."
     def __init__(self,
-        pictures:dict,    # name -> `PIL.Image`; two, the first is left of the line
+        pictures:dict,    # name -> `PIL.Image`, or a JPEG as of `jpeg`; two, the first is left of the line
         caption:str='',   # below
         quality:int=85    # of the JPEGs
     ):
@@ -294,13 +296,14 @@ class Swipe:
 
     def __repr__(self): return f'Swipe({" | ".join(self.pictures)})'
     def _repr_html_(self)->str:
-        shots = [(plain(n), _jpg(p, self.quality)) for n,p in self.pictures.items()]
-        wide = max(512, *(p.width for p in self.pictures.values()))
+        shots = [(plain(n), p if isinstance(p, str) else _jpg(p, self.quality)) for n,p in self.pictures.items()]
+        wide = max(512, *(_opened(p).width for p in self.pictures.values()))
         return _swipe.render(shots=shots, caption=self.caption, width=wide)
 
     def still(self)->Image.Image:
         "Left half of the first picture, right half of the second, both names."
-        (a,b),size = self.pictures.values(),max(p.size for p in self.pictures.values())
+        a,b = map(_opened, self.pictures.values())
+        size = max(a.size, b.size)
         a,b = (p.convert('RGB').resize(size, Image.Resampling.NEAREST) for p in (a, b))
         a.paste(b.crop((size[0]//2, 0, *size)), (size[0]//2, 0))
         ink,font = ImageDraw.Draw(a),ImageFont.load_default(max(10, size[0]//28))
@@ -732,10 +735,12 @@ def _md_note(kind, said, folded):
 def _kept(tables): # those that a later run can read
     return {t: json.loads(f.to_json(orient='split')) for t,f in tables.items() if f.columns.nlevels==f.index.nlevels==1}
 
+_drag = 'drag the line' # how the caption of a `Swipe` ends
+
 def _still(f): return base64.b64decode(f) if isinstance(f, str) else f._repr_jpeg_()
 
 def _md_page(folder, name, head, figures, shots, sections, notes): # the page in Markdown
-    still = [c.replace('drag the line', 'left and right of the line (the HTML page has a slider)') for c in figures]
+    still = [c.replace(_drag, 'left and right of the line (the HTML page has a slider)') for c in figures]
     drawn = [f'![{literal(c, "md")}]({s})\n\n{literal(c, "md")}' for c,s in zip(still, shots)]
     ways = ' | '.join(f'[{literal(t, "md")}]({to})' for t,to in _ways(folder, name, 'md'))
     title,conclusion,banner,lead = (literal(t, 'md') for t in head)
@@ -793,6 +798,8 @@ def report_file(
     return next((f for k in ('tables', 'figures') if (f := settings.reports_dir(k, profile)/name).exists()), None)
 
 # %% ../nbs/reporting.ipynb #b5f73604
+_shot = re.compile('<img alt="([^"]*)" src="data:image/jpeg;base64,([^"]*)">')
+
 class Committed:
     "What an earlier run of a report left; `ValueError` where there is none."
     def __init__(self,
@@ -816,4 +823,7 @@ class Committed:
     @property
     def figures(self)->Pictures:
         shots = [self.at/f'{self.name}-{i}.jpg' for i in range(1, len(self.captions)+1)]
-        return Pictures({c: base64.b64encode(s.read_bytes()).decode() for c,s in zip(self.captions, shots)})
+        stills = {c: base64.b64encode(s.read_bytes()).decode() for c,s in zip(self.captions, shots)}
+        page = (self.at/f'{self.name}.html').read_text('utf-8')
+        pairs = (dict(_shot.findall(t)) for t in re.findall('<figure class="swipe".*?</figure>', page, re.S))
+        return Pictures({c: Swipe({html.unescape(n): p for n,p in next(pairs).items()}, c) if c.endswith(_drag) else s for c,s in stills.items()})

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['slow', 'partners', 'ours', 'of_all_scenes', 'set_apart', 'as_built', 'Comparison', 'against', 'compare', 'conclusion',
-           'stand_in_agreement', 'scenes_of', 'pictures', 'of_figure', 'image_by_image', 'best_images', 'slopes']
+           'stand_in_agreement', 'scenes_of', 'pictures', 'figure_unlike', 'of_figure', 'image_by_image', 'best_images',
+           'slopes']
 
 # %% ../../nbs/papers/comparison.ipynb #40e17c6e
 import matplotlib.pyplot as plt, pandas as pd, torch, warnings
@@ -17,7 +18,7 @@ from ..data.sensors import sensor as as_sensor
 from ..data.synthetic import made_up
 from ..models import networks
 from . import boards, effects
-from .reported import agreement, board, datasets, factor, means, metric_meanings, own, paper_and_ours, reported, ruled_means
+from .reported import agreement, board, datasets, factor, means, method_aliases, metric_meanings, own, paper_and_ours, reported, ruled_means
 from ..recipes import recipe
 from ..weights import has_weights
 from tqdm import tqdm
@@ -432,9 +433,11 @@ def _swipe(fused, pair, ds, caption, side=512): # the middle of interpolated MS 
 def pictures(
     names, sensors, s:dict,      # methods; satellites; of `settings.profile`
     scenes:str='auto', more=None, # as in `scenes_of`; `more(pan, fused)` -> another figure of each scene
-    convention:str='toolbox', wald:str='toolbox' # as in `ours`
+    convention:str='toolbox', wald:str='toolbox', # as in `ours`
+    was:reporting.Committed=None  # take its images and scores, and fuse nothing
 )->tuple:                        # `Pictures`, tidy scores, notes
     "What a figure of a paper shows."
+    if was: return was.figures, was.scores, {k: v for k,v in was.notes.items() if ' missing, ' in k} | _of_trainings(was.scores, convention, wald)
     figures,rows,why = reporting.Pictures(),[],{}
     for ds,protocol in [(d, p) for d in scenes_of(sensors, s, scenes) for p in (('reduced',) if 'gt' in d else ('reduced', 'full'))]:
         pair = scoring.pair(boards.registered(ds, protocol), protocol, dtype=torch.float32, how=wald)
@@ -448,34 +451,60 @@ def pictures(
         over = f'{ds.attrs["name"]}, {scale}: drag the line'
         figures[over] = _swipe(fused, pair, ds, over)
     scores = boards.in_degrees(pd.DataFrame(rows), convention)
-    notes = reporting.missing(why) | set_apart(scores.assign(profile='built')) # what ships has another name
+    return figures, scores, reporting.missing(why) | _of_trainings(scores, convention, wald)
+
+def _of_trainings(scores, convention, wald): # notes on the networks of a figure
+    notes = set_apart(scores.assign(profile='built')) # what ships has another name
     board = boards.scores('reduced', convention, wald)
     seeing = [m for m in scores.method.unique() if m not in networks.networks or recipe(m, 'board').protocol!='full']
     shown = [m for m in seeing if board is not None and m in set(board.method)]
     low = [str(f) for f in effects.floor_faults(board, [], shown, 'PSNR') if not f.share] if shown else []
-    return figures, scores, notes | ({'Not above interpolation on the boards, in PSNR: their panels show trainings that have not come far': low} if low else {})
+    return notes | ({'Not above interpolation on the boards, in PSNR: their panels show trainings that have not come far': low} if low else {})
 
 # %% ../../nbs/papers/comparison.ipynb #437a8c26
+def figure_unlike(
+    scores:pd.DataFrame, paper:str # of `pictures`; as in `reported`
+)->str:
+    "Why a figure is not the paper's: whose scenes stand in, and who is missing."
+    if set(scores.profile)!={'paper'}: return reporting.unlike(scores)
+    made = [s for s in scores.sensor.unique() if scores[scores.sensor==s].scene.str.startswith('made-up').all()]
+    stand = f' Of {", ".join(made)} there is no image here that may be shown: made-up ones stand in.' if made else ''
+    gone = [m for m in dict.fromkeys(reported(paper).method.replace(method_aliases)) if m in networks.absent]
+    return f'{reporting.unlike(scores)}{stand}'+(f' Not rebuilt: {", ".join(gone)}.' if gone else '')
+
 def of_figure(scores:pd.DataFrame, more:str='')->str: # of `pictures`; what else there is to say
     "Whose images a figure shows, in a sentence."
     return f"{as_built(scores.assign(profile='built'))}, each trained without the scene shown, unless a name says that it is the one that ships{more}."
 
-def image_by_image(scores:pd.DataFrame)->dict: # of `pictures`; heading -> method x metric
-    "The numbers of each image."
+def image_by_image(
+    scores:pd.DataFrame, # of `pictures`
+    convention:str='toolbox', wald:str='toolbox' # as there
+)->dict: # heading -> method x metric
+    "The numbers of each image; of a made-up one also what the boards say of it without a reference."
     def scale(n, p): return 'at full scale with its truth' if n.startswith('made-up') else f'at {p} resolution'
     def table(d): return d.pivot_table(index='method', columns='metric', values='value', sort=False).round(4).rename_axis(index=None, columns=None)
-    return {f'{n}, {scale(n, p)}': table(d) for (n,p),d in scores.groupby(['scene', 'protocol'], sort=False)}
+    out,board = {},boards.scores('truth_full', convention, wald) if set(scores.profile)=={'paper'} else None
+    for (n,p),d in scores.groupby(['scene', 'protocol'], sort=False):
+        out[f'{n}, {scale(n, p)}'] = table(d)
+        if board is None or not n.endswith('-seed100'): continue
+        mine = board[(board.scene==f'{d.sensor.iloc[0]}_made_0') & board.method.isin(d.method) & board.metric.isin(['D_lambda', 'D_s', 'QNR'])] # the same scene
+        out[f'{n}, without a reference, mean of all trainings on the boards'] = table(mine.groupby(['method', 'metric'], sort=False).value.mean().reset_index())
+    return out
 
 # %% ../../nbs/papers/comparison.ipynb #9f66ab49
-def best_images(scores:pd.DataFrame)->str: # of `pictures`
-    "The best method of each image, and how many there are."
+def best_images(
+    scores:pd.DataFrame, # of `pictures`
+    own:str=''           # the paper's own method
+)->str:
+    "The best method of each image, how many there are, and the place of the paper's own."
     out = []
     for (scene,_),d in scores.groupby(['scene', 'protocol'], sort=False):
-        metric = next(m for m in ('ERGAS', 'HQNR', 'QNR') if m in set(d.metric))
+        metric = next(m for m in ('ERGAS', 'QNR', 'HQNR') if m in set(d.metric))
         v = d[d.metric==metric].set_index('method').value.sort_values(ascending=metric in effects.lower)
         if not len(v): continue
         exp = f', interpolation {reporting.number(v["EXP"])}' if 'EXP' in v and v.index[0]!='EXP' else ''
-        out.append(f'{v.index[0]} on {scene} ({metric} {reporting.number(v.iloc[0])}, best of {len(v)}{exp})')
+        mine = f', {own} {_place(v.rename(metric), own).partition(" ")[0]}' if own in v.index[1:] else ''
+        out.append(f'{v.index[0]} on {scene} ({metric} {reporting.number(v.iloc[0])}, best of {len(v)}{exp}{mine})')
     return f'The best image by its numbers is that of {"; ".join(out)}.'
 
 # %% ../../nbs/papers/comparison.ipynb #0460a8db
