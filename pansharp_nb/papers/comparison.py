@@ -116,7 +116,7 @@ def _beside(b, d, same=False): # a board and our scores; the floors it lacks com
     each,out = d[d.method.isin(t.index)].groupby(['metric', 'method', 'scene']).value.mean(),t.astype('Float64').round(4)
     for k in [k for k,what in t if what=='ours']:
         beside = {m: f', median {v.median():.4f}' for m,v in each[k].groupby('method') if reporting.ruled(v)}
-        if beside: out[k, 'ours'] = [reporting.number(v, 4)+beside.get(m, '') for m,v in t[k, 'ours'].items()]
+        if beside: out[k, 'ours'] = [reporting.number(v, 4)+beside.get(m, '') for m,v in out[k, 'ours'].astype(float).items()]
     ks = [k for k in b if k in set(d.metric)] if 'weights' in d else []
     low = {}
     for k,f in [(k, f) for k in ks for f in effects.floor_faults(d, list(b.index), [], k)]:
@@ -339,7 +339,7 @@ def compare(
 def _eight(ref): # satellites of which the paper of this network prints eight bands
     papers = [p for p,n in own.items() if n==ref]
     d,r = (x[x.paper.isin(papers)] for x in (datasets(), reported()))
-    return {*d[d.bands==8].sensor, *r[r.metric=='Q8'].sensor}
+    return {s for s in {*d[d.bands.astype(str).str.startswith('8')].sensor, *r[r.metric=='Q8'].sensor} if s and len(as_sensor(s).bands)==8}
 
 def _place(v, m): # values of methods, one of them
     k = int(v.rank(ascending=v.name in effects.lower, method='min')[m])
