@@ -137,16 +137,7 @@ def _floor_notes(parts, where): # of a `Comparison`
     if bare: return {f'No floor{where}': [effects.no_floor]}
     return {f'Below the floor on {n}{where}': low for n,p in parts.items() if (low := _below(*p))}
 
-# %% ../../nbs/papers/comparison.ipynb #3e701f7e
-def _truths(d, b): # scores of made-up scenes at full resolution, a board -> method x metric
-    if 'protocol' not in d or not len(d) or not d.protocol.eq('truth_full').all(): return d[:0]
-    how = dict(convention=d.convention.iloc[0], wald='premix' if d.convention.iloc[0]=='premix' else 'toolbox')
-    t = boards.scores('truth', **how)
-    t = means(t[t.scene.isin(d.scene) & t.method.isin([*b.index, *_floors])])
-    rows = [m for m in dict.fromkeys([*b.index, *_floors]) if m in t.index and m in {*d.method}]
-    out = t.loc[rows, [k for k in ('PSNR', 'SSIM', 'SAM', 'ERGAS', 'Q2n') if k in t]].astype('Float64').round(4).rename_axis(index=None, columns=None)
-    return _best(out.rename(index={m: f'{m} (floor)' for m in _floors if m not in b.index}), out, [m for m in rows if m in b.index])
-
+# %% ../../nbs/papers/comparison.ipynb #d3569a38
 def _alone(t): # of `_beside`, without the paper
     best = {k: rows for (k,what),rows in t.attrs['best'].items() if what=='ours'}
     t = t.drop(columns='paper', level=1).droplevel(1, axis=1)
@@ -158,6 +149,16 @@ def _best(t, v, rows): # a table, its numbers, those of them that compete: the p
     best = {c: x.min() if (c[0] if isinstance(c, tuple) else c) in effects.lower else x.max() for c,x in each.items()}
     t.attrs = dict(best={c: [t.index[v.index.get_loc(m)] for m in x.index[x==best[c]]] for c,x in each.items()})
     return t
+
+# %% ../../nbs/papers/comparison.ipynb #3e701f7e
+def _truths(d, b): # scores of made-up scenes at full resolution, a board -> method x metric
+    if 'protocol' not in d or not len(d) or not d.protocol.eq('truth_full').all(): return d[:0]
+    how = dict(convention=d.convention.iloc[0], wald='premix' if d.convention.iloc[0]=='premix' else 'toolbox')
+    t = boards.scores('truth', **how)
+    t = means(t[t.scene.isin(d.scene) & t.method.isin([*b.index, *_floors])])
+    rows = [m for m in dict.fromkeys([*b.index, *_floors]) if m in t.index and m in {*d.method}]
+    out = t.loc[rows, [k for k in ('PSNR', 'SSIM', 'SAM', 'ERGAS', 'Q2n') if k in t]].astype('Float64').round(4).rename_axis(index=None, columns=None)
+    return _best(out.rename(index={m: f'{m} (floor)' for m in _floors if m not in b.index}), out, [m for m in rows if m in b.index])
 
 # %% ../../nbs/papers/comparison.ipynb #bbbd9523
 def _kind_notes(parts, where): # pairs that we degrade, and scenes that came degraded: another camera's blur and place
@@ -437,7 +438,7 @@ def pictures(
     was:reporting.Committed=None  # take its images and scores, and fuse nothing
 )->tuple:                        # `Pictures`, tidy scores, notes
     "What a figure of a paper shows."
-    if was: return was.figures, was.scores, {k: v for k,v in was.notes.items() if ' missing, ' in k} | _of_trainings(was.scores, convention, wald)
+    if was: return was.figures, was.scores, was.notes
     figures,rows,why = reporting.Pictures(),[],{}
     for ds,protocol in [(d, p) for d in scenes_of(sensors, s, scenes) for p in (('reduced',) if 'gt' in d else ('reduced', 'full'))]:
         pair = scoring.pair(boards.registered(ds, protocol), protocol, dtype=torch.float32, how=wald)
