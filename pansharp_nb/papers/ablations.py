@@ -386,7 +386,8 @@ def effects(scores:pd.DataFrame, ref:str, metric:str='PSNR')->pd.DataFrame: # ti
     out = pd.DataFrame.from_dict(rows, orient='index')
     if 'p' in out:
         p = out.p.drop(index=['EXP', 'GSA'], errors='ignore').dropna()
-        out.insert(list(out).index('p')+1, 'p, two-sided, Holm', pd.Series(holm(2*p.clip(upper=1-p)), p.index).reindex(out.index))
+        whole = pd.Series(holm(2*p.clip(upper=1-p)), p.index)*(looks(scores.attrs['study'], scores) if 'study' in scores.attrs else 1)
+        out.insert(list(out).index('p')+1, 'p, two-sided, Holm', whole.clip(upper=1).reindex(out.index)) # and for each look
     why = ', since it is looked at a second time' if share>.95 else ''
     return out.rename_axis(f'{metric}, how much better than {ref}; {100*share:g} % intervals{why}; p is one-sided')
 
