@@ -157,7 +157,7 @@ def said(study:str, scores:pd.DataFrame, profile:str='quick', steps:int=0)->str:
     rest = ''.join(f'; {", ".join(ks)}: {w}' for w,ks in others.items() if w!=how)
     small = ', '.join(f'{k} {v}' for k,v in set_here[first].get('knobs', {}).items() if k not in {'global_residual', 'residual'}.union(*s.variants.values()))
     return (f"{s.model}, profile {profile}: {how}{skip}{rest}; seeds "
-        f"{', '.join(map(str, scores.seed.unique()))}; judged at {'full' if s.protocol=='full' else 'reduced'} resolution on {', '.join(d[~away].scene.unique())}{where}."
+        f"{', '.join(map(str, scores.seed.unique()))}; judged at {'full' if s.protocol=='full' else 'reduced'} resolution{', degraded as PreMix does,' if rows[first].wald=='premix' else ''} on {', '.join(d[~away].scene.unique())}{where}."
         f"{f' Built with {small}; the network of the paper is larger.' if small else ''}"
         f"{f' Here {told}.' if any(r.text for r in rows.values()) else ''}")
 
@@ -346,7 +346,7 @@ def _lands(scores): # satellites it is judged on
 
 def unlike(scores:pd.DataFrame)->str: # of `found`
     "Why the two halves must not be subtracted, and which satellites stand for the paper's."
-    theirs,ours = [s for s in dict.fromkeys(_printed(scores.attrs['study']).sensor) if s],_lands(scores)
+    theirs,ours = [s for s in dict.fromkeys(_printed(scores.attrs.get('study', '')).sensor) if s],_lands(scores)
     if 'smoke' in set(scores.profile) or not len(ours): return reporting.unlike(scores)
     said = f"The paper's scenes are of {', '.join(theirs)}, those here" if theirs else 'Scenes here are'
     return f'{reporting.unlike(scores)} {said} of {", ".join(dict(generic="unknown cameras").get(s, s) for s in ours)}.'
@@ -370,28 +370,37 @@ def beside(study:str, scores:pd.DataFrame)->pd.DataFrame: # a key of `studies`, 
     if not len(p): return ours.dropna(axis=1, how='all').fillna('')
     rows,out = list(dict.fromkeys([*ours.index, *p.index])),{} # what is not trained at this profile comes last
     for m in dict.fromkeys(theirs.metric):
-        out |= {f'{m}, {s} (paper)': p[m, s].reindex(rows) for s in p[m]}
+        unit = ', degrees; printed in radians' if (name, m) in factor else ''
+        out |= {f'{m}, {s} (paper{unit})': p[m, s].reindex(rows) for s in p[m]}
         if (k := metrics.get(m, m)) not in ours: continue
         called = 'Q4' if k=='Q2n' else m # of four bands
         out[f'{called}, {lands[0] if len(lands)==1 else f"{len(lands)} satellites"} (here)'] = ours[k].reindex(rows)
         for s in [s for s in p[m] if s in lands and len(lands)>1]:
             mine = scores[scores.sensor==s]
             out[f'{called}, {s} (here, {plural(mine[mine.metric==k].scene.nunique(), "scene")})'] = summary(mine)[k].reindex(rows)
+    also = ['PSNR'] if 'PSNR' in ours else ['D_s', 'QNR'] # what the sentences go by
+    out |= {f'{m} (here)': ours[m].reindex(rows) for m in also if m in ours and m not in set(theirs.metric)}
     return pd.DataFrame(out, index=rows).dropna(axis=1, how='all').dropna(how='all').fillna('')
 
+# %% ../../nbs/papers/ablations.ipynb #e49543c8
 def effects(scores:pd.DataFrame, ref:str, metric:str='PSNR')->pd.DataFrame: # tidy, a variant
-    "Every other variant against `ref`."
-    share = _share(scores)
+    "Every other variant against `ref`; `p`, two-sided and Holm-corrected, of those that are trained far enough to be compared."
+    share,again = level(_looked(scores)),_looked(scores)
     rows = {m: effect(scores, m, ref, metric, share) for m in scores[scores.metric==metric].method.unique() if m!=ref}
     out = pd.DataFrame.from_dict(rows, orient='index')
-    if 'p' in out:
-        p = out.p.drop(index=['EXP', 'GSA'], errors='ignore').dropna()
-        whole = pd.Series(holm(2*p.clip(upper=1-p)), p.index)*(looks(scores.attrs['study'], scores) if 'study' in scores.attrs else 1)
-        out.insert(list(out).index('p')+1, 'p, two-sided, Holm', whole.clip(upper=1).reindex(out.index)) # and for each look
-    why = ', since it is looked at a second time' if share>.95 else ''
-    return out.rename_axis(f'{metric}, how much better than {ref}; {100*share:g} % intervals{why}; p is one-sided')
+    idle = _idle(scores, [m for m in rows if m not in _marks_of], ref, metric)
+    p = out.p.drop(index=[*_marks_of, *idle], errors='ignore').dropna()
+    out['p'] = pd.Series(again*holm(2*p.clip(upper=1-p)), p.index, dtype=float).clip(upper=1).reindex(out.index)
+    why = f', since it is looked at {again} times, and so is p' if again>1 else ''
+    less = ' (less is better)' if metric in lower else ''
+    return out.rename_axis(f'{metric}{less}, how much better than {ref}; {100*share:g} % intervals{why}; p two-sided, Holm-corrected for {len(p)}')
 
-def _share(scores): return level(looks(scores.attrs['study'], scores) if 'study' in scores.attrs else 1)
+_marks_of = 'EXP', 'GSA' # take no part
+
+def _idle(scores, variants, ref, metric): # those that cannot be compared with ref, since one of the two has not learned enough
+    return [m for m in variants if floors(scores, metric) and floor_faults(scores, [], [m, ref], metric)]
+
+def _looked(scores): return looks(scores.attrs['study'], scores) if 'study' in scores.attrs else 1
 
 # %% ../../nbs/papers/ablations.ipynb #72826657
 def dots(
@@ -428,7 +437,7 @@ def _learns(scores): # do its curves say what it is trained for?
 
 def _rising(scores): # in the last third of the trainings
     t = _curve(scores)
-    if not len(t) or not _learns(scores): return ''
+    if len(t)<2 or not _learns(scores): return ''
     up = t.ffill().iloc[-1]-t[t.index<=t.index[-1]*2/3].ffill().iloc[-1]
     some = up[up>.5] # below that the loser's loss counts, see `effects`
     if not len(some): return ''
@@ -448,6 +457,15 @@ def _there(d): # scores in one metric: what those of the paper's satellite alone
 # %% ../../nbs/papers/ablations.ipynb #2af0c446
 def _each(names): return ', '.join(f'"{n}"' for n in names)
 
+def _told_apart(e, ref, share): # of `effects`, the variant, share of the intervals -> words
+    idle = list(e.index[e.p.isna() & e.low.notna() & ~e.index.isin(_marks_of)])
+    e = e.dropna(subset=['low', 'high', 'p']) # of one training on one scene there is no interval
+    sure = {'worse': e.index[(e.high<0) & (e.p<.05)], 'better': e.index[(e.low>0) & (e.p<.05)]}
+    def why(m): return f'"{m}"' + (f' (its interval is without zero, its p is {e.p[m]:.2f})' if e.low[m]*e.high[m]>0 else '')
+    open_ = ', '.join(why(m) for m in e.index if not any(m in ix for ix in sure.values()))
+    words = [f'{k} than "{ref}" ({100*share:g} % interval without zero, Holm-corrected for {len(e)}): {_each(ix)}' for k,ix in sure.items() if len(ix)]
+    return words + [f'not told apart from it at this size: {open_}']*bool(open_) + [f'not trained far enough to be compared with it: {_each(idle)}']*bool(idle)
+
 def conclusion(
     scores:pd.DataFrame, ref:str, # what `run` gave; the variant that others are compared with
     metric:str='PSNR' # that the sentences are about
@@ -456,23 +474,13 @@ def conclusion(
     d = scores[scores.metric==metric]
     mine = d[~d.method.isin(['EXP', 'GSA'])]
     per = mine.groupby(['method', 'seed'], sort=False).value.mean().groupby('method', sort=False).mean()
-    best,e = per.sort_values(ascending=metric in lower).index[0],effects(mine, ref, metric)
+    best,e = per.sort_values(ascending=metric in lower).index[0],effects(scores, ref, metric)
     size = f'{plural(mine.seed.nunique(), "training")} of each, {plural(mine.scene.nunique(), "scene")}'
     out = f'"{best}" has the best {metric} of {len(per)} variants, {number(per[best])} ({size}).'
     if best!=ref: out = f'{out[:-1]}; "{ref}", with which all are compared, has {number(per[ref])}.'
-    e = e.reindex(columns=['low', 'high', 'p']).dropna() # of one training on one scene there is no interval
-    stands = floors(scores, metric)
-    idle = [m for m in e.index if stands and floor_faults(scores, [], [m, ref], metric)]
-    again = looks(scores.attrs['study'], scores) if 'study' in scores.attrs else 1
-    e = e.drop(idle).assign(p=lambda d: again*holm(2*d.p.clip(upper=1-d.p)))
-    sure = {'worse': e.index[(e.high<0) & (e.p<.05)], 'better': e.index[(e.low>0) & (e.p<.05)]}
-    open_ = [m for m in e.index if not any(m in ix for ix in sure.values())]
-    words = [f'{k} than "{ref}" ({100*_share(scores):g} % interval without zero, Holm-corrected for {len(e)}): {_each(ix)}' for k,ix in sure.items() if len(ix)]
-    words += [f'not told apart from it at this size: {_each(open_)}'] if open_ else []
-    words += [f'not trained far enough to be compared with it: {_each(idle)}'] if idle else []
-    if said_so := '; '.join(words): out += f' {said_so[0].upper()}{said_so[1:]}.'
+    if said_so := '; '.join(_told_apart(e, ref, level(_looked(scores)))): out += f' {said_so[0].upper()}{said_so[1:]}.'
     out += _there(d)
-    if not stands: return f'Interpolation was not run beside it, so no claim rests on this. {out}'
+    if not (stands := floors(scores, metric)): return f'Interpolation was not run beside it, so no claim rests on this. {out}'
     ground = stands[1]
     means = scores[scores.metric==ground].groupby('method').value.mean()
     gaps = {m: above(scores, m, 'EXP', ground) for m in per.index}
@@ -481,12 +489,11 @@ def conclusion(
     some = ', '.join(f'"{m}" ({(g>=0).sum()} of {len(g)})' for m,g in gaps.items() if m not in below and (g<0).any())
     low += f'; better in some trainings only: {some}' if some else ''
     if len(below)==len(per): return f'No variant has passed interpolation ({ground} {number(means["EXP"])}): not trained far enough to be compared. {out}'
-    own = d[d.method=='EXP'].value.mean()
-    beyond = f', and a {metric} of {number(own)}' if ground!=metric and own==own and not ground.endswith(at_home) else ''
-    out += f' Interpolation has {"" if ground==metric else f"a {ground} of "}{number(means["EXP"])}{beyond}, {low}{_rising(scores)}.'
-    if not ground.endswith(at_home): return out
+    out += f' Interpolation has {"" if ground==metric else f"a {ground} of "}{number(means["EXP"])}, {low}{_rising(scores)}.'
     bar = d[d.method=='EXP'].value.mean()
-    return f'{out} On the satellites that none has seen it has a {metric} of {number(bar)}; better there: {_each(per.index[(per-bar)*(-1 if metric in lower else 1)>0]) or "none"}.'
+    if bar!=bar or ground==metric: return out
+    where = 'On the satellites that none has seen it has' if ground.endswith(at_home) else 'It has'
+    return f'{out} {where} a {metric} of {number(bar)}; better: {_each(per.index[(per-bar)*(-1 if metric in lower else 1)>0]) or "none"}.'
 
 # %% ../../nbs/papers/ablations.ipynb #d5c39525
 def curves(scores:pd.DataFrame): # what `run` gave; a figure
@@ -555,7 +562,7 @@ def pictures(
 )->dict: # caption -> figure
     "What a report of a study shows."
     out = {'One dot a training: its mean over the scenes. The bar is their mean.': dots(scores, metric, relative)}
-    return out | ({turned(scores): curves(scores)} if len(_curve(scores)) and _learns(scores) else {})
+    return out | ({turned(scores): curves(scores)} if len(_curve(scores))>1 and _learns(scores) else {})
 
 # %% ../../nbs/papers/ablations.ipynb #7c6d2cc6
 def history(scores:pd.DataFrame)->dict: # what `run` gave; variant -> its mean curve, (step, dB)

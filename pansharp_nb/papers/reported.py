@@ -10,6 +10,7 @@ __all__ = ['own', 'method_aliases', 'metrics', 'metric_meanings', 'factor', 'rep
 import math, pandas as pd, torch
 from functools import cache
 from .. import settings
+from .effects import image_of
 from ..reporting import ruled
 
 # %% ../../nbs/papers/reported.ipynb #5046baed
@@ -107,15 +108,18 @@ def agreement(
     paper:pd.DataFrame,  # of `board`
     scores:pd.DataFrame, # ours, tidy
     draws:int=2000, seed:int=0 # of the bootstrap
-)->pd.DataFrame:         # a row a metric: `tau, low, high, methods, scenes`
-    "Kendall's tau of the paper's order and ours, with a 95 % bootstrap interval over scenes."
+)->pd.DataFrame:         # a row a metric: `tau, low, high, methods, scenes, images`
+    "Kendall's tau of the paper's order and ours, with a 95 % bootstrap interval over images where there are three; of the choice of methods it knows nothing."
     rows = []
     for m in paper:
         t = scores[(scores.metric==m) & scores.method.isin(paper.index[paper[m].notna()])].pivot_table(index='scene', columns='method', values='value')
         t = t.loc[:, t.notna().all()]
         if t.shape[1]<3 or not len(t): continue
         ours,ref = torch.tensor(t.values),torch.tensor(paper.loc[t.columns, m].values)
-        boot = ours[torch.randint(len(ours), (draws, len(ours)), generator=torch.Generator().manual_seed(seed))].mean(1)
-        lo,hi = _tau(boot, ref).quantile(torch.tensor([.025, .975], dtype=torch.double)).tolist()
-        rows.append(dict(metric=m, tau=_tau(ours.mean(0), ref).item(), low=lo, high=hi, methods=len(ref), scenes=len(ours)))
-    return pd.DataFrame(rows, columns=['metric', 'tau', 'low', 'high', 'methods', 'scenes']).set_index('metric')
+        image = t.index.map(image_of)
+        n,total = (torch.tensor(getattr(t.groupby(image), k)().values) for k in ('size', 'sum')) # crops of one image are drawn together
+        draw = torch.randint(len(n), (draws, len(n)), generator=torch.Generator().manual_seed(seed))
+        boot = total[draw].sum(1)/n[draw].sum(1, keepdim=True)
+        lo,hi = _tau(boot, ref).quantile(torch.tensor([.025, .975], dtype=torch.double)).tolist() if len(n)>2 else (math.nan,)*2
+        rows.append(dict(metric=m, tau=_tau(ours.mean(0), ref).item(), low=lo, high=hi, methods=len(ref), scenes=len(ours), images=len(n)))
+    return pd.DataFrame(rows, columns=['metric', 'tau', 'low', 'high', 'methods', 'scenes', 'images']).set_index('metric')
