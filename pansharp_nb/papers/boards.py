@@ -17,7 +17,7 @@ from ..data.scenes import crop, open_scene, scene_sensor
 from ..data.synthetic import made_up
 from ..metrics.reference import ag, scc_laplacian
 from ..models.networks import WithText, as_method
-from .effects import above, fell, floor_faults, late
+from .effects import above, fell, floor_faults, floor_methods, late
 from ..recipes import recipe
 from ..weights import load
 from ..writing import owned, write
@@ -374,7 +374,7 @@ def effort(way:str='built', at=None)->pd.DataFrame: # network x what
     for n,cs in kept_trainings(way, at).items():
         w = cs[0]['words']
         of = dict(PSNR=reduced[w['wald']], D_s=full)
-        gap = {f'{m} better than {b}': above(d, n, b, m, 'scene').mean() for m,d in of.items() for b in ('EXP', 'GSA')}
+        gap = {f'{m} better than {b}': above(d, n, b, m, 'scene').mean() for m,d in of.items() for b in floor_methods}
         bad = above(of['PSNR'], n, 'EXP', 'PSNR')<0
         rows.append({'network': n, 'learns from': 'PAN and MS' if w['protocol']=='full' else 'a truth', 'trainings': len(cs), 'steps': w['steps'], 'patches': f'{w["batch"]} of {w["patch"]}',
             'minutes in all': sum(c['minutes'] for c in cs), 'last third, dB': late(curves[n])} | gap | {'below EXP in PSNR': f'{bad.sum()} of {len(bad)}'}

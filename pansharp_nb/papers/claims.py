@@ -92,7 +92,7 @@ def _scores(test, studies:str):
         f = report_file(f'{test["study"]}.csv', studies)
         d = pd.read_csv(f) if f else None
         if d is not None and set(d.profile)!={studies}: return None
-        if d is not None: d['weights'] = d.weights.where(d.method.isin(('EXP', 'GSA')), 'trained') # a study trains all its variants
+        if d is not None: d['weights'] = d.weights.where(d.method.isin(effects.floor_methods), 'trained') # a study trains all its variants
     if d is None: return d
     if 'sensors' in test: d = d[d.sensor.isin(test['sensors'])]
     return d if test.get('by')!='kind' else d.assign(sensor=d.sensor+d.scene.map(boards.came_degraded).map({True: ' that came degraded', False: ' pairs degraded here'}))

@@ -25,7 +25,6 @@ from tqdm import tqdm
 
 # %% ../../nbs/papers/comparison.ipynb #6b23c7e8
 slow = 'CNMF TV SR-D MFMIF-Net PreMix-H SUM-DUN SIDP'.split()
-_floors = 'EXP', 'GSA' # what a trained network should be above
 
 def partners(
     names, smoke:bool=False # methods as in `board`
@@ -51,7 +50,7 @@ def ours(
         found = [d for p in kinds if (d := boards.scores(p, convention, wald)) is not None]
         if not found: raise ValueError('no scores in reports/boards: make them with pansharp_nb.papers.boards, or name a profile')
         d = pd.concat(found)
-        return d[d.method.isin([*methods, *_floors])]
+        return d[d.method.isin([*methods, *effects.floor_methods])]
     scenes = 'made-up' if scenes=='auto' else scenes
     found,_ = scoring.gather(scenes, profile['sensors'] if sensors=='all' else sensors, protocol, profile['size'], seed)
     one = dict(protocol=protocol, methods=methods, device=device, seed=seed, profile=profile['name'], convention=convention)
@@ -111,7 +110,7 @@ def _held(d, data): # scores: made-up scenes stand in for the paper's satellites
     return d[~made | d.sensor.isin(set(data)-set(images[images>2].index))]
 
 def _beside(b, d, same=False): # a board and our scores; the floors it lacks come last, a median comes beside a mean that one scene rules
-    more = [m for m in _floors if m in set(d.method)-set(b.index)]
+    more = [m for m in effects.floor_methods if m in set(d.method)-set(b.index)]
     t = paper_and_ours(b.reindex([*b.index, *more]), d, same)
     each,out = d[d.method.isin(t.index)].groupby(['metric', 'method', 'scene']).value.mean(),t.astype('Float64').round(4)
     for k in [k for k,what in t if what=='ours']:
@@ -130,7 +129,7 @@ def _under(d, methods, ks): # scores, names, metrics -> network: the metrics in 
 
 def _marked(t, d, methods, ks): # a table with its floors and who is below them named
     low = {m: f'{m} (below EXP in {", ".join(v)})' for m,v in _under(d, methods, ks).items()}
-    return t.rename(index={m: f'{m} (floor)' for m in _floors if m not in methods} | low)
+    return t.rename(index={m: f'{m} (floor)' for m in effects.floor_methods if m not in methods} | low)
 
 # %% ../../nbs/papers/comparison.ipynb #32d651f8
 def _below(b, d): # which networks are below a floor, in which metrics of a board; lines
@@ -163,9 +162,9 @@ def _truths(d, b): # scores of made-up scenes at full resolution, a board -> met
     if 'protocol' not in d or not len(d) or not d.protocol.eq('truth_full').all(): return d[:0]
     how = dict(convention=d.convention.iloc[0], wald='premix' if d.convention.iloc[0]=='premix' else 'toolbox')
     if (board := boards.scores('truth', **how)) is None: return d[:0]
-    mine = board[board.scene.isin(d.scene) & board.method.isin([*b.index, *_floors])]
+    mine = board[board.scene.isin(d.scene) & board.method.isin([*b.index, *effects.floor_methods])]
     t = means(mine)
-    rows = [m for m in dict.fromkeys([*b.index, *_floors]) if m in t.index and m in {*d.method}]
+    rows = [m for m in dict.fromkeys([*b.index, *effects.floor_methods]) if m in t.index and m in {*d.method}]
     out = t.loc[rows, [k for k in ('PSNR', 'SSIM', 'SAM', 'ERGAS', 'Q2n') if k in t]].astype('Float64').round(4).rename_axis(index=None, columns=None)
     return _best(_marked(out, mine, list(b.index), list(out)), out, [m for m in rows if m in b.index])
 
@@ -204,7 +203,7 @@ def _few_notes(parts, where): # made-up scenes are judged by every training ther
     return {f'Fewer trainings{where}': lines} if lines else {}
 
 def _ruled_notes(parts, where):
-    lines = [f'{n}: {t}' for n,(b,d) in parts.items() for t in ruled_means(d[d.method.isin([*b.index, *_floors]) & d.metric.isin(b.columns)])]
+    lines = [f'{n}: {t}' for n,(b,d) in parts.items() for t in ruled_means(d[d.method.isin([*b.index, *effects.floor_methods]) & d.metric.isin(b.columns)])]
     return {f'One scene rules a mean{where}': lines} if lines else {}
 
 # %% ../../nbs/papers/comparison.ipynb #111cb7c1

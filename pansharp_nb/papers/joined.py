@@ -8,7 +8,7 @@ __all__ = ['slug', 'scores_of', 'joined', 'table_html', 'SideBySide', 'studied',
            'inside', 'standing']
 
 # %% ../../nbs/papers/joined.ipynb #c055ac40
-import html, matplotlib.pyplot as plt, pandas as pd, re, torch
+import html, matplotlib.pyplot as plt, pandas as pd, torch
 from IPython.display import Markdown
 from functools import cache
 from .. import scoring, settings
@@ -107,10 +107,8 @@ class SideBySide(dict):
 
 # %% ../../nbs/papers/joined.ipynb #b076f159
 def _printed(study, metric): # variant -> the paper's value, mean over satellites; empty where it prints none
-    paper,table = next(p for p in own if study.startswith(slug(p))),re.search(r'_table(\d+)', study)
-    try: d = reported(paper, table[1] if table else 'none', metric=metric)
-    except ValueError: return pd.Series(dtype=float)
-    return d[d.configuration!=''].groupby('configuration', sort=False).value.mean()
+    d = ablations.printed(study)
+    return d[(d.metric==metric) & (d.configuration!='')].groupby('configuration', sort=False).value.mean()
 
 def studied(
     study:str,            # a key of `ablations.studies`: `premix_table4`, `premix_fig17`, ...
