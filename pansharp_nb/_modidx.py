@@ -2326,6 +2326,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                            'pansharp_nb.papers.boards._more': ('papers/boards.html#_more', 'pansharp_nb/papers/boards.py'),
                                            'pansharp_nb.papers.boards._on_grid': ( 'papers/boards.html#_on_grid',
                                                                                    'pansharp_nb/papers/boards.py'),
+                                           'pansharp_nb.papers.boards._peak': ('papers/boards.html#_peak', 'pansharp_nb/papers/boards.py'),
                                            'pansharp_nb.papers.boards._rows': ('papers/boards.html#_rows', 'pansharp_nb/papers/boards.py'),
                                            'pansharp_nb.papers.boards._said': ('papers/boards.html#_said', 'pansharp_nb/papers/boards.py'),
                                            'pansharp_nb.papers.boards._trained': ( 'papers/boards.html#_trained',

@@ -220,6 +220,10 @@ def test_boards_keep_what_another_machine_trained(tmp_path, monkeypatch):
     assert not (tmp_path/'to'/'built'/'longer.csv').exists()
     for _ in range(2): boards.collect(home=tmp_path/'new', to=tmp_path/'to')
     assert boards.longer(at=tmp_path/'to').to_dict('records')==[dict(network='PNN', before=7, steps=q['steps'], last_third=.25, gained=.75, last_third_now=.5)]
+    high = [[s, p+2] for s,p in curve]
+    (tmp_path/'to'/'built'/'PNN.json').write_text(json.dumps([dict(seed=k, words=q | dict(steps=7), steps=7, validation=high) for k in (1, 3)]), encoding='utf-8')
+    with pytest.warns(UserWarning, match='peaks 2.00 dB lower'): boards.collect(home=tmp_path/'new', to=tmp_path/'to')
+    assert {c['steps'] for c in boards.kept_trainings('built', tmp_path/'to')['PNN']}=={7}, 'worse trainings replaced better ones'
     monkeypatch.undo()
     with pytest.raises(ValueError, match='another recipe: move it away'): boards.fold_scores('PNN', 2, scenes=tmp_path, home=tmp_path/'old')
 

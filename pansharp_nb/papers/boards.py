@@ -17,7 +17,7 @@ from ..data.scenes import crop, open_scene, scene_sensor
 from ..data.synthetic import made_up
 from ..metrics.reference import ag, scc_laplacian
 from ..models.networks import WithText, as_method
-from .effects import above, fell, floor_faults, floor_methods, late
+from .effects import above, fell, floor_faults, floor_methods, late, least
 from ..recipes import recipe
 from ..weights import load
 from ..writing import owned, write
@@ -262,21 +262,24 @@ _longer = 'longer.csv'
 def _mean_curve(cards): # (step, dB)
     return [*pd.DataFrame([dict(c['validation']) for c in cards]).dropna(axis=1).mean().sort_index().items()]
 
+def _peak(cards): # of the mean curve, dB
+    return max((p for _,p in _mean_curve(cards)), default=math.nan) if cards and cards[0]['words']['protocol']!='full' else math.nan
+
 def _more(name, before, now, file): # cards of the trainings until now, and of those in their place
     def rest(c): return c['words'] | dict(steps=0, lr=0, note='')
     if not before or rest(before[0])!=rest(now[0]) or before[0]['words']['protocol']=='full' or not before[0]['validation']: return
     was,new = before[0]['words'],now[0]['words']
     if was['steps']>=new['steps'] or was['lr']/new['lr'] not in (.5, 1, 2): return # at half the rate it is the second try
     a,b = _mean_curve(before),_mean_curve(now)
-    best = [max(p for _,p in c) for c in (a, b)]
-    row = dict(network=name, before=was['steps'], steps=new['steps'], last_third=late(a), gained=best[1]-best[0], last_third_now=late(b))
+    row = dict(network=name, before=was['steps'], steps=new['steps'], last_third=late(a), gained=_peak(now)-_peak(before), last_third_now=late(b))
     old = [pd.read_csv(file)] if file.exists() else []
     write(file, pd.concat([*old, pd.DataFrame([row])]).to_csv(index=False, float_format='%.3g'))
 
+# %% ../../nbs/papers/boards.ipynb #c87d0b2b
 def collect(
     way:str='built', home=None, to=None # as in `work`; folder, default `reports/boards`
 ):
-    "Bring the scores of all trainings into one file a network, beside those it holds; what a longer training brought goes to `longer.csv`."
+    "Bring the scores of all trainings into one file a network, beside those it holds; what a longer training brought goes to `longer.csv`, and worse ones are not taken."
     home,to = Path(home or settings.root()/'runs'/'boards')/way,Path(to or _home())/way
     to.mkdir(parents=True, exist_ok=True)
     for d in sorted(home.glob('*')):
@@ -284,9 +287,13 @@ def collect(
         ready = {f: c for f,c in found.items() if _by(c, recipe(d.name, ways[way]))}
         cards = [*ready.values()]
         was = [c for c in _cards(d.name, way, to.parent) if c['seed'] not in {c['seed'] for c in cards}]
-        if not cards or len([*was, *cards])<len(kept_trainings(way, to.parent).get(d.name, [])): continue # fewer than there are of an earlier recipe
-        if not was: _more(d.name, kept_trainings(way, to.parent).get(d.name, []), cards, to/_longer)
-        new,file = pd.concat(pd.read_csv(s) for f in ready for s in sorted(f.glob('scores*.csv'))),to/f'{d.name}.csv.gz'
+        before,file = kept_trainings(way, to.parent).get(d.name, []),to/f'{d.name}.csv.gz'
+        if not cards or len([*was, *cards])<len(before): continue # fewer than there are of an earlier recipe
+        if not was and (lost := _peak(before)-_peak(cards))>least['PSNR']:
+            warnings.warn(f'{d.name} left as it was: the mean curve of these trainings peaks {lost:.2f} dB lower than that of those it has; to take them, remove {file} and its .json', stacklevel=2)
+            continue
+        if not was: _more(d.name, before, cards, to/_longer)
+        new = pd.concat(pd.read_csv(s) for f in ready for s in sorted(f.glob('scores*.csv')))
         old = pd.read_csv(file)[lambda d: d.seed.isin([c['seed'] for c in was])] if was else new[:0]
         _keep(file, pd.concat([old, new]).sort_values('seed', kind='stable'))
         keep = 'seed recipe words steps minutes machine precision validation without commit'.split()
