@@ -478,7 +478,7 @@ def missing(
     "Methods that are not in a table, a line for each reason."
     out = {}
     for m,w in why.items():
-        w = plain(w).removeprefix(f'{m} ').removeprefix('has ').partition(': `')[0]
+        w = plain(w).removeprefix(f'{m} ').removeprefix('has ').partition(': `')[0].partition(': pass ')[0]
         out.setdefault(w, []).append(m)
     return {f'{plural(len(ms), "method")} missing, {w}': ms for w,ms in out.items()}
 

@@ -86,7 +86,7 @@ def test_claims_are_whole(texts):
         assert all((root/o['shown']).exists() for o in (t, *t.get('as', {}).values()) if 'shown' in o), c['id']
 
 fields = dict(board='board a over gone metrics sensors by within lead convention wald aside print', study='study a over gone metrics sensors within untrained aside print', count='count a knobs bands equals tolerance near factor less_than more_than as fitted',
-    printed='printed', timed='timed a over', shown='shown as_said note', needs='needs', untrained='untrained')
+    printed='printed aside', timed='timed a over', shown='shown as_said note', needs='needs', untrained='untrained')
 
 def scores(**values): # method -> PSNR of each scene
     return pd.DataFrame([dict(method=m, scene=i, sensor='QB', metric='PSNR', value=v, seed=0) for m,vs in values.items() for i,v in enumerate(vs)])
@@ -105,6 +105,17 @@ def test_real_images_have_a_veto(monkeypatch, made, real, more, verdict):
     found = claims.verdict_of(dict(id='X', paper='SIDP', says='', where='', holds='yes', test=ask | more))
     assert found['verdict']==verdict and ('of 1 difference that they show real images say otherwise in 1' in found['note'])==(verdict=='not told apart')
     assert ('real images' in found['note'])==bool(real)!=('no real image to check them by' in found['note'])
+
+@pytest.mark.parametrize('gain, verdict', [(1, 'contradicted here'), (-1, 'not trained far enough')])
+def test_interpolation_in_disguise_wins_nothing(monkeypatch, gain, verdict):
+    "A network that learned from a truth, and is below interpolation where there is one, is not compared without one either."
+    def of(metric, **values): return scores(**values).assign(weights='w', protocol='x', metric=metric)
+    qnr = of('QNR', a=[.80, .81, .82, .83], b=[.90, .91, .92, .93], EXP=[.5]*4, GSA=[.6]*4)
+    seen = of('PSNR', a=[32.]*4, b=[30.+gain]*4, EXP=[30.]*4, GSA=[31.]*4)
+    monkeypatch.setattr(claims.boards, 'scores', lambda protocol, *_: dict(full=qnr, reduced=seen)[protocol])
+    monkeypatch.setattr(claims, 'progress', lambda *_: dict.fromkeys('ab', [(1, 30.), (2, 30.8), (3, 31.)]))
+    found = claims.verdict_of(dict(id='X', paper='SIDP', says='', where='', holds='yes', test=ask | dict(board='full', metrics=['QNR'])))
+    assert found['verdict']==verdict and ('b is below EXP in PSNR against a truth' in found['note'])==(gain<0)
 
 @pytest.mark.parametrize('images, stands', [(0, True), (2, True), (3, False)])
 def test_made_up_scenes_stand_beside_few_images(images, stands):

@@ -15,7 +15,7 @@ from ..layers.branches import equalisation_of, equalisation_stats, equalise, hig
 from ..layers.context import of_scene
 from ..layers.ewfm import EWFM
 from ..layers.filtering import PredictiveFilter
-from ..layers.sizes import fit, upsample
+from ..layers.sizes import by_windows, fit, upsample
 
 # %% ../../nbs/models/premix.ipynb #0f75b485
 def deconvs(
@@ -182,11 +182,12 @@ class PreMixHuge(nn.Module):
         he:str='clahe',  # equalisation: 'clahe' or 'global'
         sub:str='nearest', # reduction for scales above 1: 'nearest', 'area' or 'bicubic'
         residual='auto', # add `y` to the result; 'auto': yes
+        window:int=0,    # PAN pixels a side of the pieces it is shown when it is not trained and nobody gives `he` or `stats`, of `by_windows`; 0: the image as it is
         **knobs          # of `SubNetwork`
     ):
         super().__init__()
         _check(branches, scales, he, sub)
-        self.bands,self.ratio,self.residual = bands,ratio,residual in ('auto', True)
+        self.bands,self.ratio,self.residual,self.window = bands,ratio,residual in ('auto', True),window
         self.branches,self.multiple,self.he = tuple(branches),max(scales),he
         self.nets = Chain(bands, branches, scales, sub, layers=layers, **knobs)
 
@@ -198,6 +199,8 @@ class PreMixHuge(nn.Module):
         return_masks:bool=False # also the masks, in the order they arise
     )->Tensor:      # `(B, C, H, W)`
         y,p,crop = fit(ms, pan, self.ratio, self.multiple, self.bands)
+        alone = he is None and stats is None and not (self.training or return_masks) # and nobody knows more of the scene
+        if alone and 0<self.window<max(pan.shape[2:]): return by_windows(self._own, ms, pan, self.window)
         if he is None and 'he' in self.branches:
             how = dict(ratio=self.ratio, he=self.he)
             if stats is None: stats,at = of_scene(partial(pair_statistics, **how), partial(counted, **how), partial(statistics_of, he=self.he))
@@ -206,6 +209,8 @@ class PreMixHuge(nn.Module):
         x,masks = self.nets(branch_pairs(y, p, crop, self.branches, he), y, p)
         x = (x+y if self.residual else x)[crop]
         return (x, masks) if return_masks else x
+
+    def _own(self, ms, pan): return self(ms, pan, stats=pair_statistics(ms, pan, self.ratio, self.he)) # equalised for itself
 
     @property
     def halo(self)->int: return _halo(self.nets.reach(), self.ratio, lcm(self.ratio, self.multiple)) # PAN pixels around a window

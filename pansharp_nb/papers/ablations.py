@@ -62,7 +62,7 @@ _parts = {f'{"" if e else "w/o "}EWFM, {"" if p else "w/o "}PF': dict(ewfm=e, pf
 _ways = {'w/o HP, w/o HE': ('orig',), 'HP, w/o HE': ('hp', 'orig'), 'w/o HP, HE': ('he', 'orig'), 'HP, HE': ('hp', 'he', 'orig')}
 studies = dict(
     premix_table4=Study('PreMix-B', _parts, 'EWFM, PF', _px|dict(knobs=dict(dim=16, layers=4)), one='GF2'),
-    premix_table5=Study('PreMix-H', {k: dict(branches=v) for k,v in _ways.items()}, 'HP, HE', _h, one='GF2'),
+    premix_table5=Study('PreMix-H', {k: dict(branches=v) for k,v in _ways.items()}, 'HP, HE', _h|dict(knobs=dict(dim=8, window=32)), one='GF2', looks=2),
     premix_table6=Study('PreMix-H', {'1x': dict(scales=(1,)), '1x,2x': dict(scales=(2, 1)), '1x,2x,4x': dict(scales=(4, 2, 1))}, '1x,2x,4x', _h, one='GF2'),
     premix_fig17=Study('PreMix-B', _cuts, 'trained', _b, one='GF2', looks=2),
     premix_fig18=Study('PreMix-B', _acts, 'tanh_relu, trained', _b, one='GF2'),
@@ -155,7 +155,9 @@ def said(study:str, scores:pd.DataFrame, profile:str='quick', steps:int=0)->str:
     where = f', at home on {", ".join(d[away].scene.unique())}' if away.any() else ''
     skip = ', the upsampled MS added to every result (in the paper it is not)' if any(set_here[first].get('knobs', {}).get(k) for k in ('global_residual', 'residual')) else ''
     rest = ''.join(f'; {", ".join(ks)}: {w}' for w,ks in others.items() if w!=how)
-    small = ', '.join(f'{k} {v}' for k,v in set_here[first].get('knobs', {}).items() if k not in {'global_residual', 'residual'}.union(*s.variants.values()))
+    small = ', '.join(f'{k} {v}' for k,v in set_here[first].get('knobs', {}).items() if k not in {'global_residual', 'residual', 'window'}.union(*s.variants.values()))
+    side = set_here[first].get('knobs', {}).get('window')
+    skip += f', seen window by window, of {side} pixels'*bool(side)
     return (f"{s.model}, profile {profile}: {how}{skip}{rest}; seeds "
         f"{', '.join(map(str, scores.seed.unique()))}; judged at {'full' if s.protocol=='full' else 'reduced'} resolution{', degraded as PreMix does,' if rows[first].wald=='premix' else ''} on {', '.join(d[~away].scene.unique())}{where}."
         f"{f' Built with {small}; the network of the paper is larger.' if small else ''}"
@@ -345,6 +347,11 @@ def _lands(scores): # satellites it is judged on
     d = scores[(scores.metric!='curve') & ~scores.metric.str.endswith(at_home)]
     return sorted(d.sensor.unique())
 
+def _many(lands): # satellites; of `generic` scenes the camera is not known
+    known = [s for s in lands if s!='generic']
+    return ' and '.join([known[0] if len(known)==1 else plural(len(known), 'satellite')]*bool(known)+['unknown cameras']*('generic' in lands))
+
+# %% ../../nbs/papers/ablations.ipynb #1b6761aa
 def unlike(scores:pd.DataFrame)->str: # of `found`
     "Why the two halves must not be subtracted, and which satellites stand for the paper's."
     theirs,ours = [s for s in dict.fromkeys(printed(scores.attrs.get('study', '')).sensor) if s],_lands(scores)
@@ -375,7 +382,7 @@ def beside(study:str, scores:pd.DataFrame)->pd.DataFrame: # a key of `studies`, 
         out |= {f'{m}, {s} (paper{unit})': p[m, s].reindex(rows) for s in p[m]}
         if (k := metrics.get(m, m)) not in ours: continue
         called = 'Q4' if k=='Q2n' else m # of four bands
-        out[f'{called}, {lands[0] if len(lands)==1 else f"{len(lands)} satellites"} (here)'] = ours[k].reindex(rows)
+        out[f'{called}, {_many(lands)} (here)'] = ours[k].reindex(rows)
         for s in [s for s in p[m] if s in lands and len(lands)>1]:
             mine = scores[scores.sensor==s]
             out[f'{called}, {s} (here, {plural(mine[mine.metric==k].scene.nunique(), "scene")})'] = summary(mine)[k].reindex(rows)
@@ -392,7 +399,7 @@ def effects(scores:pd.DataFrame, ref:str, metric:str='PSNR')->pd.DataFrame: # ti
     idle = _idle(scores, [m for m in rows if m not in floor_methods], ref, metric)
     p = out.p.drop(index=[*floor_methods, *idle], errors='ignore').dropna()
     out['p'] = pd.Series(again*holm(2*p.clip(upper=1-p)), p.index, dtype=float).clip(upper=1).reindex(out.index)
-    why = f', since it is looked at {again} times, and so is p' if again>1 else ''
+    why = f', and p times {again}, since these scores were judged {again} times' if again>1 else ''
     less = ' (less is better)' if metric in lower else ''
     return out.rename_axis(f'{metric}{less}, how much better than {ref}; {100*share:g} % intervals{why}; p two-sided, Holm-corrected for {len(p)}')
 
@@ -440,7 +447,8 @@ def _rising(scores): # in the last third of the trainings
     up = t.ffill().iloc[-1]-t[t.index<=t.index[-1]*2/3].ffill().iloc[-1]
     some = up[up>.5] # below that the loser's loss counts, see `effects`
     if not len(some): return ''
-    return f'; still learning, in the last third of their training: {", ".join(f"{m!r} {v:+.1f} dB" for m,v in some.items())}' if len(some)<3 else f'; {len(some)} of {len(t.T)} still gained {number(some.min(), 1)} to {number(some.max(), 1)} dB in the last third of their training'
+    span = ' to '.join(dict.fromkeys((number(some.min(), 1), number(some.max(), 1))))
+    return f'; still learning, in the last third of their training: {", ".join(f"{m!r} {v:+.1f} dB" for m,v in some.items())}' if len(some)<3 else f'; {len(some)} of {len(t.T)} still gained {span} dB in the last third of their training'
 
 # %% ../../nbs/papers/ablations.ipynb #7d2ac607
 def _there(d): # scores in one metric: what those of the paper's satellite alone say
@@ -463,7 +471,7 @@ def _told_apart(e, ref, share): # of `effects`, the variant, share of the interv
     def why(m): return f'"{m}"' + (f' (its interval is without zero, its p is {e.p[m]:.2f})' if e.low[m]*e.high[m]>0 else '')
     open_ = ', '.join(why(m) for m in e.index if not any(m in ix for ix in sure.values()))
     words = [f'{k} than "{ref}" ({100*share:g} % interval without zero, Holm-corrected for {len(e)}): {_each(ix)}' for k,ix in sure.items() if len(ix)]
-    return words + [f'not told apart from it at this size: {open_}']*bool(open_) + [f'not trained far enough to be compared with it: {_each(idle)}']*bool(idle)
+    return words + [f'not told apart from it: {open_}']*bool(open_) + [f'not trained far enough to be compared with it: {_each(idle)}']*bool(idle)
 
 def conclusion(
     scores:pd.DataFrame, ref:str, # what `run` gave; the variant that others are compared with
@@ -491,7 +499,7 @@ def conclusion(
     out += f' Interpolation has {"" if ground==metric else f"a {ground} of "}{number(means["EXP"])}, {low}{_rising(scores)}.'
     bar = d[d.method=='EXP'].value.mean()
     if bar!=bar or ground==metric: return out
-    where = 'On the satellites that none has seen it has' if ground.endswith(at_home) else 'It has'
+    where = 'On the satellites that none has seen it has' if ground.endswith(at_home) else 'Interpolation has'
     return f'{out} {where} a {metric} of {number(bar)}; better: {_each(per.index[(per-bar)*(-1 if metric in lower else 1)>0]) or "none"}.'
 
 # %% ../../nbs/papers/ablations.ipynb #d5c39525
@@ -501,7 +509,7 @@ def curves(scores:pd.DataFrame): # what `run` gave; a figure
     across = 1 if max(map(len, t))>40 else 2 # names as the paper has them are long
     ax = t.interpolate(method='index', limit_area='inside').plot(lw=1.2, figsize=(6, 3+.15*len(t.T)/across), colormap='tab10' if t.shape[1]<=10 else 'tab20', legend=False)
     for line,m in zip(list(ax.lines), t): ax.plot(t[m], 'o', ms=3, color=line.get_color(), label='_')
-    ax.set(xlabel='step', ylabel='PSNR on validation strips')
+    ax.set(xlabel='step', ylabel='PSNR on held-back strips')
     ax.figure.set_layout_engine('constrained')
     ax.figure.legend(fontsize=6, ncols=across, frameon=False, loc='outside lower center')
     return ax.figure
@@ -552,9 +560,9 @@ def turned(scores:pd.DataFrame)->str: # what `run` gave
     then,end = ({m: v[v.index<=v.index[-1]*k].iloc[-1] for m,v in t.items()} for k in (2/3, 1))
     pairs = [(then[a]-then[b], end[a]-end[b]) for a,b in combinations(t, 2)]
     far = sum(x*y<0 and min(abs(x), abs(y))>least['PSNR'] for x,y in pairs)
-    near = 'no two that were' if not far else f'{plural(int(far), "pair")} of them'
-    return (f'PSNR on strips of the training scenes, mean of all trainings. In the last third {sum(x*y<0 for x,y in pairs)} of {plural(len(pairs), "pair")} of variants changed places, '
-        f'{near} more than {least["PSNR"]} dB apart before and after.')
+    some = sum(x*y<0 for x,y in pairs)
+    apart = f', {int(far) or "none"} of them more than {least["PSNR"]} dB apart before and after' if some else ''
+    return f'PSNR on strips held back from the training scenes, mean of all trainings. In the last third {some or "none"} of the {plural(len(pairs), "pair")} of variants changed places{apart}.'
 
 def pictures(
     scores:pd.DataFrame, metric:str='PSNR', relative:bool=True # as in `dots`

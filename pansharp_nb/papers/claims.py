@@ -182,7 +182,8 @@ def _print_fault(paper, q): # one line of a `printed` test
 def _printed_word(paper, test):
     faults = {f'{q["sensor"]} {q.get("metric", "")}'.strip(): s for q in test['printed'] if (s := _print_fault(paper, q))}
     if not faults: return 'confirmed', 'by the paper\'s own print'
-    return 'contradicted by the paper itself', '; '.join(f'{k}: {s}' for k,s in list(faults.items())[:3]) + (f'; {len(faults)} of {len(test["printed"])} columns in all' if len(faults)>3 else '')
+    many = f'{len(faults)} of {len(test["printed"])} columns in all' if len(faults)>3 else ''
+    return 'contradicted by the paper itself', '; '.join(filter(None, (*(f'{k}: {s}' for k,s in list(faults.items())[:3]), many, test.get('aside'))))
 
 # %% ../../nbs/papers/claims.ipynb #87bc9b49
 def _by_print(out, claim, words): # a verdict of ours, its claim, its words metric by metric
@@ -220,7 +221,7 @@ def _where(d, scores, test): # the comparisons, with `seen` and `opposed`: on wh
     return f'on {many} satellites together' if many>1 else ''
 
 def _notes(test, on, lost, gone, looks): # what is to be said of a test
-    said = [on, test.get('aside', ''), f'less the {test["lead"]:g} claimed' if 'lead' in test else '']
+    said = [on, test.get('aside', ''), f'{test["lead"]:g} claimed' if 'lead' in test else '']
     said += [f'{", ".join(gone)} cannot be rebuilt'] if gone else []
     said += [f'not compared with {", ".join(lost)}'] if lost else []
     return [*filter(None, said), *[f'a second look: intervals of {100*effects.level(looks):g} %']*(looks>1)]
@@ -256,6 +257,19 @@ def _faults(d, scores, within, study): # of `compared`; of the sensor, where it 
     curves,parts = progress(scores, study),{s: scores[scores.sensor==s] if s else scores for s in d.sensor.unique()}
     return [effects.faults(parts[r['sensor']], r['a'], r['over'], r['metric'], _side(r) if within is not None else _said(r), curves) for r in d.to_dict('records')]
 
+# %% ../../nbs/papers/claims.ipynb #5188a00f
+_truth_of = dict(full='reduced', truth_full='truth') # a protocol without a reference -> with one
+
+def _by_truth(d, test): # of `compared`, with `faults` -> the faults, and those that the truth shows
+    at = [_truth_of[b] for b in _asked(test) if b in _truth_of] if 'board' in test else []
+    x = _board(at, test, test.get('convention', 'toolbox')) if at else None
+    if x is None: return d.faults
+    x = x[x.metric=='PSNR']
+    curves = {n: c for n,c in progress(x).items() if n in {*d.a, *d.over}}
+    def low(m, sensors): return [f._replace(where='PSNR against a truth') for f in effects.floor_faults(x[x.sensor.isin(sensors)], [], [m], 'PSNR')] if m in curves else []
+    found = {(m, s): low(m, [s] if s else test.get('sensors', x.sensor.unique())) for s in d.sensor.unique() for m in curves}
+    return pd.Series([fs or [f for m in (a, o) for f in found.get((m, s), ())] for fs,a,o,s in zip(d.faults, d.a, d.over, d.sensor)], d.index)
+
 # %% ../../nbs/papers/claims.ipynb #735abfbd
 def _tested(test, studies): # words a metric, the deciding comparison, a note, what it waits for
     gone = [o for o in (*test['over'], *test.get('gone', ())) if o in networks.absent]
@@ -270,6 +284,7 @@ def _tested(test, studies): # words a metric, the deciding comparison, a note, w
         d['said'] = [_said(r, within) for r in d.to_dict('records')]
         d['opposed'] = [_otherwise(r, r['seen'], within) for r in d.to_dict('records')]
     d = d.assign(faults=_faults(d, scores, within, test.get('study')))
+    d['faults'] = _by_truth(d, test)
     words = {m: metric_word(g, within) for m,g in d.groupby('metric', sort=False)}
     note,waits = _notes(test, _where(d, scores, test), lost, gone, looks),_waits(d, test)
     if any(o in networks.networks for o in lost): words = {m: 'not trained far enough' if w=='confirmed' else w for m,w in words.items()}
@@ -298,7 +313,7 @@ def verdict_of(
     each = '; '.join(f'{m}: {w}' for m,w in words.items()) if len(set(words.values()))>1 else ''
     out |= dict(verdict=whole_word(words.values()), metrics=each, tested=len(words), scenes=e.n, note=note)
     out |= dict(against=', '.join(filter(None, (e.over, e.metric, e.sensor))), metric=e.metric)
-    out = _by_print(out | {k: e[k] for k in ('effect', 'low', 'high', 'trainings')}, claim, words)
+    out = _by_print(out | {k: e[k]+test.get('lead', 0) for k in ('effect', 'low', 'high')} | dict(trainings=e.trainings), claim, words) # the difference itself
     return out | dict(waits=waits if out['verdict']=='not trained far enough' else '')
 
 # %% ../../nbs/papers/claims.ipynb #53de929d
@@ -366,6 +381,8 @@ def metric_by_metric(card:pd.DataFrame)->pd.Series: # of `scorecard`; word -> ho
     q = card[(card.kind=='quality') & card.tested.notna()]
     return pd.Series([w for r in q.itertuples() for w in words_of(r)], dtype=str).value_counts().reindex(order, fill_value=0)[lambda n: n>0]
 
+def _classical_only(test): return 'board' in test and not {*_own(test), *test['over']} & {*networks.networks}
+
 def conclusion(card:pd.DataFrame)->str: # of `scorecard`
     "How many claims were judged, and how."
     n,q = card.verdict.value_counts(),card[card.kind=='quality']
@@ -375,7 +392,10 @@ def conclusion(card:pd.DataFrame)->str: # of `scorecard`
     why = ', '.join(f'{n[w]} {w}' for w in open_)
     each,notes = metric_by_metric(card),[str(v) for v in done.get('note', ()) if 'made-up' in str(v)]
     blind = sum('no real image' in v for v in notes)
-    stood = f'; {len(notes)} of them on made-up scenes{f", {blind} without a real image to check them by" if blind else ""}' if notes else ''
+    stood = f'; {len(notes)} of the judged rest on made-up scenes{f", {blind} of these without a real image to check them by" if blind else ""}' if notes else ''
+    lost = done[done.verdict=='contradicted here'].get('id', ())
+    old = sum(_classical_only(t) for i,t in ((c['id'], c['test']) for c in claims()) if i in {*lost})
+    stood += f'; {old} of those contradicted here compare classical methods alone'*bool(old)
     single = f'Those that could be tested are {each.sum()} verdicts, metric by metric: {", ".join(f"{k} {w}" for w,k in each.items())}. '*bool(len(each))
     return f'Of {len(q)} claims about quality {len(done)} could be judged: {said or "none"}{stood}. {single}{" ".join(exact)} Open are {sum(n[w] for w in open_)} claims: {why}.'
 
@@ -399,7 +419,7 @@ def front(card:pd.DataFrame)->str: # of `scorecard`
         open_ = q.loc[p, 'claims']-q.loc[p, 'judged']
         cells = [*(q.loc[p, k] for k in ('confirmed', 'contradicted here', 'contradicted by the paper itself', 'alike')), open_, *(right(t.loc[p]) for t in rest)]
         return f'| [{p}](nbs/papers/{s}.ipynb) | {_links(s)} | {" | ".join(map(str, cells))} |'
-    head = 'paper | tables and figures | confirmed | contradicted here | contradicted by its own table | alike | open | own print or algebra confirmed | sizes confirmed'
+    head = 'paper | tables and figures | confirmed | contradicted here | contradicted by the paper itself | alike | open | own print or algebra confirmed | sizes confirmed'
     return '\n'.join([f'| {head} |', '|---|---|'+'---|'*7, *(row(s, p) for s,p in _pages.items())])
 
 # %% ../../nbs/papers/claims.ipynb #abe55281

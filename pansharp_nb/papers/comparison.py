@@ -116,15 +116,16 @@ def _beside(b, d, same=False): # a board and our scores; the floors it lacks com
     for k in [k for k,what in t if what=='ours']:
         beside = {m: f', median {v.median():.4f}' for m,v in each[k].groupby('method') if reporting.ruled(v)}
         if beside: out[k, 'ours'] = [reporting.number(v, 4)+beside.get(m, '') for m,v in out[k, 'ours'].astype(float).items()]
-    out = _marked(out, d, list(b.index), list(b))
-    unfair = [k for k,what in out if what=='ours' and out[k, 'ours'].astype(str).str.contains('median').any()] # one scene rules a mean
-    return _best(out, t, list(b.index), unfair)
+    return _best(_marked(out, d, list(b.index), list(b)), t, list(b.index))
 
 # %% ../../nbs/papers/comparison.ipynb #161f2c94
-def _under(d, methods, ks): # scores, names, metrics -> network: the metrics in which it is below interpolation, or what stands for them
+def _under(d, methods, ks): # scores, names, metrics -> method: the metrics in which it is below interpolation, or what stands for them
     low = {}
     for k,f in [(k, f) for k in ks if k in set(d.metric) and 'weights' in d for f in effects.floor_faults(d, list(methods), [], k)]:
         if f.why=='is below EXP' and not f.share: low.setdefault(f.who, {})[f.where or k] = True
+    plain = [m for m in methods if m!='EXP' and m in set(d[d.weights=='-'].method)] if 'weights' in d else []
+    for k,ground in [(k, g[1]) for k in ks if plain and k in set(d.metric) for g in [effects.floors(d, k)] if g]:
+        for m in [m for m in plain if effects.above(d, m, 'EXP', ground, 'scene').mean()<0]: low.setdefault(m, {})[ground] = True
     return low
 
 def _marked(t, d, methods, ks): # a table with its floors and who is below them named
@@ -151,10 +152,11 @@ def _alone(t): # of `_beside`, without the paper
     t.attrs = dict(best=best)
     return t
 
-def _best(t, v, rows, unfair=()): # a table, its numbers, those of them that compete, metrics of ours to pass over: the page prints the best of each column bold
-    each = {c: v[c].astype(float)[rows] for c in v if not isinstance(c, tuple) or c[1]=='paper' or c[1]=='ours' and c[0] not in unfair}
+def _best(t, v, rows): # a table, its numbers, those of them that compete: the page prints the best of each column bold, unless it is a mean that one scene rules
+    each = {c: v[c].astype(float)[rows] for c in v if not isinstance(c, tuple) or c[1] in ('paper', 'ours')}
     best = {c: x.min() if (c[0] if isinstance(c, tuple) else c) in effects.lower else x.max() for c,x in each.items()}
-    t.attrs = dict(best={c: [t.index[v.index.get_loc(m)] for m in x.index[x==best[c]]] for c,x in each.items()})
+    at = {c: [t.index[v.index.get_loc(m)] for m in x.index[x==best[c]]] for c,x in each.items()}
+    t.attrs = dict(best={c: [i for i in rows if 'median' not in str(t.loc[i, c])] for c,rows in at.items()})
     return t
 
 # %% ../../nbs/papers/comparison.ipynb #3e701f7e
@@ -260,6 +262,7 @@ class _Told(_Shown): # in words
         bare = [n for n,_,d,_ in self.beside() if 'TV' in self.rows() and len(d) and 'TV' not in set(d.method)]
         notes = reporting.missing(self.why) | ({f'TV left out on {", ".join(bare)}{where}': [f'the toolbox has its parameters for {", ".join(tv_sets)} only']} if bare else {})
         notes |= {f'{m} left out of our other satellites{where}': [f'it has scores of {n} of {self._elsewhere().scene.nunique()} scenes only'] for m,n in self.rare().items()}
+        notes |= {'What EXP and GSA are': ['EXP is interpolation and nothing else, GSA a classical method that networks should be above; who is below EXP in a metric, network or not, is marked so']}
         notes |= self._units() | _moved(self.scores)
         notes |= _floor_notes(parts := self.parts(), where) | set_apart(self.scores) | _seen(self.scores)
         return notes | _kind_notes(parts, where) | _land_notes(parts, where) | _scc_note(parts) | _few_notes(parts, where) | _ruled_notes(parts, where)
@@ -303,7 +306,7 @@ class Comparison(_Told):
         out = {}
         for n,b,d,what in [(n, b, *p) for n,b in self.boards.items() for p in self.mine(n)]:
             out[f'{n} in the paper, {what or "no scene here"}'] = _beside(b, d, self.same)
-            if len(t := _truths(d, b)): out[f'{n}: what the truth of the same {what.removesuffix(" here")} says, of which the paper had none'] = t
+            if len(t := _truths(d, b)): out[f'{n}: the same {what.removesuffix(" here")} against their truth (the paper has no such table)'] = t
             if what and self.ref in set(d.method):
                 bare = '; too few images for an interval' if d.scene.map(effects.image_of).nunique()<3 else ''
                 out[f'{n}: {self.ref} against each, above 0 where {self.ref} is better, {what}{bare}'] = against(d, self.ref, b.index, b.columns)
@@ -311,12 +314,14 @@ class Comparison(_Told):
         if len(d): out[f'Our other satellites: {d.scene.nunique()} scenes{_cut(d)} of {", ".join(sorted(d.sensor.unique()))}'] = _alone(_beside(b[b.index.isin(d.method)], d))
         return out
 
-    def tau(self): # a column more where networks have learned nothing that could be ordered
+    def tau(self): # a column more where some are below interpolation
         found = {}
         for n,b,d,_ in self.beside():
-            found[n] = agreement(b, d).assign(**{'without networks below EXP': float('nan')})
+            found[n] = agreement(b, d).assign(**{'without those below EXP': float('nan')})
+            k = found[n].methods # of unrelated orders 95 % are within this, by the normal approximation
+            found[n].insert(3, 'chance alone, ±', (1.96*(2*(2*k+5)/(9*k*(k-1)))**.5).clip(upper=1))
             for k,low in [(k, _under(d, b.index, [k])) for k in found[n].index]:
-                if low: found[n].loc[k, 'without networks below EXP'] = agreement(b[[k]].drop(index=list(low)), d).tau.get(k)
+                if low: found[n].loc[k, 'without those below EXP'] = agreement(b[[k]].drop(index=list(low)), d).tau.get(k)
         return pd.concat(found, names=['data']).dropna(axis=1, how='all')
 
 # %% ../../nbs/papers/comparison.ipynb #cc10bdb2
@@ -365,6 +370,14 @@ def _place(v, m): # values of methods, one of them
     k = int(v.rank(ascending=v.name in effects.lower, method='min')[m])
     return f'{k}{"th" if 10<k%100<14 else {1: "st", 2: "nd", 3: "rd"}.get(k%10, "th")} of {len(v)}'
 
+def _alike(d, ref, methods, metric): # how many of these a method cannot be told from
+    if 'seed' not in d: return ''
+    t = effects.table(d[d.metric==metric])
+    each = [effects.interval(*effects.differences(t, ref, m, metric)) for m in methods if m!=ref]
+    n = sum(e['low']<=0<=e['high'] for e in each)
+    return f' (not told apart from {n} of the {len(each)} others)' if each and n and each[0]['images']>2 else ''
+
+# %% ../../nbs/papers/comparison.ipynb #e9c182e4
 def conclusion(
     c:Comparison, metric:str # that decides
 )->str:
@@ -375,7 +388,7 @@ def conclusion(
         tau,here = agreement(b[[metric]], d),means(d)[metric]
         both = b[metric].dropna().index.intersection(here.index)
         said = [('{tau:.2f} [{low:.2f}, {high:.2f}]' if tau.images[metric]>2 else '{tau:.2f}').format(**tau.loc[metric])] if len(tau) else ['too few methods for a tau']
-        if c.ref in both: said.append(f'{_place(b[metric][both], c.ref)} in the paper and {_place(here[both], c.ref).partition(" ")[0]} here')
+        if c.ref in both: said.append(f'{_place(b[metric][both], c.ref)} in the paper and {_place(here[both], c.ref).partition(" ")[0]} here{_alike(d, c.ref, both, metric)}')
         if len(t := _truths(d, b)): said += [f'by ERGAS against their truth {_place(v, c.ref).partition(" ")[0]}' for v in [_plain_names(t).ERGAS] if c.ref in v]
         order = here.reindex([*both, 'EXP']).sort_values(ascending=metric in effects.lower)
         if len(both) and 'EXP' not in both and order.index[0]=='EXP': said.append('interpolation before all')
@@ -537,7 +550,18 @@ def best_images(
         if not len(v): continue
         words = [f'interpolation {reporting.number(exp)}']*(exp is not None)+_places(v, own, _on_boards(d, convention, wald))
         out.append(f'{v.index[0]} on {scene} ({", ".join([f"{metric} {reporting.number(v.iloc[0])}, best of {len(v)}", *words])})')
-    return f'The best image by its numbers is that of {"; ".join(out)}.'
+    return f'The best image by its numbers is that of {"; ".join(out)}.{_drawn_before(scores, convention, wald)}'
+
+def _drawn_before(scores, convention, wald): # which panels are not of the trainings that the boards hold today: their PSNR is another
+    old = {}
+    for (n,p),d in scores[scores.metric.eq('PSNR') & scores.profile.eq('paper')].groupby(['scene', 'protocol'], sort=False):
+        made = n.endswith('-seed100')
+        if (b := boards.scores('truth' if made else p, convention, wald)) is None: return ''
+        b = b[(b.metric=='PSNR') & (b.scene==(f'{d.sensor.iloc[0]}_made_0' if made else n)) & ((b.seed==0) | (not made))]
+        now = b.drop_duplicates('method').set_index('method').value
+        for m,v in d.set_index('method').value.items():
+            if m in now and abs(now[m]-v)>.02: old.setdefault(m, f'{m} (PSNR on {n} {v:.2f}, now {now[m]:.2f})')
+    return f' Drawn with earlier trainings than the boards hold today: {", ".join(old.values())}.' if old else ''
 
 def _places(v, own, board): # of the paper's method: its image, which is of one training, and the mean of all
     if own not in v: return []

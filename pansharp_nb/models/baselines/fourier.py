@@ -8,7 +8,7 @@ __all__ = ['spectrum', 'Fourier', 'Mix', 'Fuse', 'Dense', 'Refine', 'Stage', 'SF
 # %% ../../../nbs/models/baselines/fourier.ipynb #14a15342
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
-from ...layers.sizes import fit, upsample
+from ...layers.sizes import by_windows, fit, upsample
 
 # %% ../../../nbs/models/baselines/fourier.ipynb #4218733b
 def _conv(ni, no, ks=3, stride=1): return nn.Conv2d(ni, no, ks, stride, ks//2) # zero padding, bias
@@ -179,10 +179,11 @@ class MSDDN(nn.Module):
     def __init__(self,
         bands:int=4, ratio:int=4, # of MS; PAN side / MS side
         n:int=64,                 # channels at every scale, a multiple of 4
-        spare:bool=False          # also make the layers that the public code makes and never calls
+        spare:bool=False,         # also make the layers that the public code makes and never calls
+        window:int=0              # PAN pixels a side of the pieces it is shown when it is not trained, of `by_windows`; 0: the image as it is
     ):
         super().__init__()
-        self.bands,self.ratio = bands,ratio
+        self.bands,self.ratio,self.window = bands,ratio,window
         self.ms,self.pan,self.pan1,self.pan2 = _conv(bands, n),_conv(1, n),HIN(n, spare),HIN(n, spare)
         self.fuse = nn.ModuleList(Fuse(n, lambda n: HIN(n, spare)) for _ in range(3))
         self.down,self.pan_down = (nn.ModuleList(_conv(n, n, 3, 2) for _ in range(2)) for _ in range(2))
@@ -190,8 +191,9 @@ class MSDDN(nn.Module):
         self.spare = nn.ModuleList([HIN(n, True), _conv(2*n, n), _conv(n, n)] if spare else [])
 
     def forward(self, ms:Tensor, pan:Tensor)->Tensor: # `(B, C, h, w)`, `(B, 1, H, W)` -> `(B, C, H, W)`
-        ms,pan,crop = fit(ms, pan, self.ratio, multiple=4 if max(pan.shape[2:])>4 else 8, bands=self.bands)
-        up,p1 = upsample(ms, self.ratio),self.pan(pan)
+        a,p,crop = fit(ms, pan, self.ratio, multiple=4 if max(pan.shape[2:])>4 else 8, bands=self.bands)
+        if not self.training and 0<self.window<max(pan.shape[2:]): return by_windows(self, ms, pan, self.window)
+        up,p1 = upsample(a, self.ratio),self.pan(p)
         p2 = self.pan1(p1)
         half = self.pan_down[0](p2)
         p3 = self.pan2(half)
