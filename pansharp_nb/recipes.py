@@ -79,7 +79,8 @@ def _with(q, said): # a recipe, changed as said
     if bad:
         near = difflib.get_close_matches(bad[0], Recipe.__dataclass_fields__, 1, .4)
         raise ValueError(f'a recipe has no {bad[0]!r}{": did you mean "+near[0]+"?" if near else ""}')
-    return replace(q, **{k: typed(k, v) for k,v in said.items()})
+    new = replace(q, **{k: typed(k, v) for k,v in said.items()})
+    return replace(new, knobs=new.knobs | dict(window=new.patch)) if q.knobs.get('window')==q.patch and 'knobs' not in said else new
 
 # %% ../nbs/recipes.ipynb #422b778f
 def _made(kind, name, said): # a line of the file as a `Recipe`

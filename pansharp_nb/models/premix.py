@@ -15,7 +15,7 @@ from ..layers.branches import equalisation_of, equalisation_stats, equalise, hig
 from ..layers.context import of_scene
 from ..layers.ewfm import EWFM
 from ..layers.filtering import PredictiveFilter
-from ..layers.sizes import by_windows, fit, upsample
+from ..layers.sizes import by_windows, fit, too_large, upsample
 
 # %% ../../nbs/models/premix.ipynb #0f75b485
 def deconvs(
@@ -199,8 +199,8 @@ class PreMixHuge(nn.Module):
         return_masks:bool=False # also the masks, in the order they arise
     )->Tensor:      # `(B, C, H, W)`
         y,p,crop = fit(ms, pan, self.ratio, self.multiple, self.bands)
-        alone = he is None and stats is None and not (self.training or return_masks) # and nobody knows more of the scene
-        if alone and 0<self.window<max(pan.shape[2:]): return by_windows(self._own, ms, pan, self.window)
+        alone = he is None and stats is None and not return_masks # nobody knows more of the scene, or wants to
+        if alone and too_large(self, pan): return by_windows(self._own, ms, pan, self.window)
         if he is None and 'he' in self.branches:
             how = dict(ratio=self.ratio, he=self.he)
             if stats is None: stats,at = of_scene(partial(pair_statistics, **how), partial(counted, **how), partial(statistics_of, he=self.he))

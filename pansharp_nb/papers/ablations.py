@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['studies', 'Study', 'recipes_of', 'profile', 'size', 'said', 'ground', 'held', 'test_pairs', 'run', 'found', 'printed',
-           'unlike', 'summary', 'beside', 'effects', 'dots', 'conclusion', 'curves', 'unseen', 'mask_views', 'turned',
-           'pictures', 'history', 'size_and_floor', 'looks']
+           'unlike', 'summary', 'beside', 'effects', 'dots', 'conclusion', 'without_idle', 'curves', 'unseen',
+           'mask_views', 'turned', 'pictures', 'history', 'size_and_floor', 'looks']
 
 # %% ../../nbs/papers/ablations.ipynb #38ddfcab
 import hashlib, json, matplotlib.pyplot as plt, pandas as pd, tempfile, torch
@@ -501,6 +501,18 @@ def conclusion(
     if bar!=bar or ground==metric: return out
     where = 'On the satellites that none has seen it has' if ground.endswith(at_home) else 'Interpolation has'
     return f'{out} {where} a {metric} of {number(bar)}; better: {_each(per.index[(per-bar)*(-1 if metric in lower else 1)>0]) or "none"}.'
+
+# %% ../../nbs/papers/ablations.ipynb #45820852
+def without_idle(
+    scores:pd.DataFrame, idle:str # of `found`; a variant that learns next to nothing at this size
+)->tuple:                         # scores of the others, a sentence; as they are at the paper's size
+    "Leave out who does not learn."
+    d = scores[scores.method==idle].groupby('metric').value.mean()
+    if 'paper' in set(scores.profile) or not len(d): return scores, ''
+    others = scores[scores.method!=idle]
+    n = others[~others.method.isin(floor_methods)].method.nunique()
+    return others, (f' Not among these {n}: "{idle}" learns next to nothing and stays near the interpolated MS, with a D_lambda of {number(d.D_lambda)} and a QNR of {number(d.QNR)}: '
+        'a high QNR is no proof of having learned.')
 
 # %% ../../nbs/papers/ablations.ipynb #d5c39525
 def curves(scores:pd.DataFrame): # what `run` gave; a figure

@@ -526,11 +526,16 @@ def image_by_image(
         if len(t := _on_boards(d, convention, wald)): out[f'{n}, mean of all trainings that the boards hold today, with and without the truth'] = t
     return out
 
+def _kept_as(scene, sensor): # a scene that is drawn; what the boards call it, and whether it is a made-up one
+    made = scene.endswith('-seed100')
+    return f'{sensor}_made_0' if made else scene, made
+
 def _on_boards(d, convention, wald): # scores of a scene that is drawn -> method x metric, if it is one of the made-up ones of the boards
-    found = [boards.scores(p, convention, wald) for p in ('truth', 'truth_full')] if set(d.profile)=={'paper'} and d.scene.iloc[0].endswith('-seed100') else [None]
+    name,made = _kept_as(d.scene.iloc[0], d.sensor.iloc[0])
+    found = [boards.scores(p, convention, wald) for p in ('truth', 'truth_full')] if set(d.profile)=={'paper'} and made else [None]
     if found[0] is None: return d[:0]
     b = pd.concat(found)
-    b = b[(b.scene==f'{d.sensor.iloc[0]}_made_0') & b.method.isin(d.method) & b.metric.isin(['ERGAS', 'D_lambda', 'D_s', 'QNR'])]
+    b = b[(b.scene==name) & b.method.isin(d.method) & b.metric.isin(['ERGAS', 'D_lambda', 'D_s', 'QNR'])]
     if not len(b): return d[:0]
     t = b.pivot_table(index='method', columns='metric', values='value')[['ERGAS', 'D_lambda', 'D_s', 'QNR']]
     return t.reindex(d.method.unique()).round(4).rename_axis(index=None, columns=None)
@@ -555,9 +560,9 @@ def best_images(
 def _drawn_before(scores, convention, wald): # which panels are not of the trainings that the boards hold today: their PSNR is another
     old = {}
     for (n,p),d in scores[scores.metric.eq('PSNR') & scores.profile.eq('paper')].groupby(['scene', 'protocol'], sort=False):
-        made = n.endswith('-seed100')
+        name,made = _kept_as(n, d.sensor.iloc[0])
         if (b := boards.scores('truth' if made else p, convention, wald)) is None: return ''
-        b = b[(b.metric=='PSNR') & (b.scene==(f'{d.sensor.iloc[0]}_made_0' if made else n)) & ((b.seed==0) | (not made))]
+        b = b[(b.metric=='PSNR') & (b.scene==name) & ((b.seed==0) | (not made))]
         now = b.drop_duplicates('method').set_index('method').value
         for m,v in d.set_index('method').value.items():
             if m in now and abs(now[m]-v)>.02: old.setdefault(m, f'{m} (PSNR on {n} {v:.2f}, now {now[m]:.2f})')

@@ -8,7 +8,7 @@ __all__ = ['spectrum', 'Fourier', 'Mix', 'Fuse', 'Dense', 'Refine', 'Stage', 'SF
 # %% ../../../nbs/models/baselines/fourier.ipynb #14a15342
 import torch, torch.nn.functional as F
 from torch import nn, Tensor
-from ...layers.sizes import by_windows, fit, upsample
+from ...layers.sizes import by_windows, fit, too_large, upsample
 
 # %% ../../../nbs/models/baselines/fourier.ipynb #4218733b
 def _conv(ni, no, ks=3, stride=1): return nn.Conv2d(ni, no, ks, stride, ks//2) # zero padding, bias
@@ -192,7 +192,7 @@ class MSDDN(nn.Module):
 
     def forward(self, ms:Tensor, pan:Tensor)->Tensor: # `(B, C, h, w)`, `(B, 1, H, W)` -> `(B, C, H, W)`
         a,p,crop = fit(ms, pan, self.ratio, multiple=4 if max(pan.shape[2:])>4 else 8, bands=self.bands)
-        if not self.training and 0<self.window<max(pan.shape[2:]): return by_windows(self, ms, pan, self.window)
+        if too_large(self, pan): return by_windows(self, ms, pan, self.window)
         up,p1 = upsample(a, self.ratio),self.pan(p)
         p2 = self.pan1(p1)
         half = self.pan_down[0](p2)
